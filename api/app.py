@@ -21,17 +21,6 @@ from api.services.threads import Service
 from infrastructure.settings import Settings
 
 
-def _openapi() -> OpenAPIConfig:
-    """Describe the API. Each application renders its own schema, with the names of its agents."""
-    return OpenAPIConfig(
-        title="Threadfold",
-        version="0.1.0",
-        path="/schema",
-        render_plugins=[TightSchema(path=["/", "/openapi.json"])],
-        use_handler_docstrings=True,
-    )
-
-
 def create_app(settings: Settings, opened: Callable[[Runtime], None] = lambda _: None) -> Litestar:
     """Build the application. At its start it connects, calls `opened`, and then runs turns until it stops."""
 
@@ -39,8 +28,7 @@ def create_app(settings: Settings, opened: Callable[[Runtime], None] = lambda _:
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         async with open_runtime(settings) as runtime:
             app.state.service = Service(runtime)
-            store = runtime.repository.store
-            app.state.readiness = Readiness(store, write=store.check_writable)
+            app.state.readiness = Readiness(runtime.repository.store)
             opened(runtime)
             async with runtime.working():
                 yield
@@ -55,7 +43,14 @@ def create_app(settings: Settings, opened: Callable[[Runtime], None] = lambda _:
         },
         before_request=guard(settings.host),
         exception_handlers=problem_handlers(),
-        openapi_config=_openapi(),
+        # Each application renders its own schema, with the names of its agents.
+        openapi_config=OpenAPIConfig(
+            title="Threadfold",
+            version="0.1.0",
+            path="/schema",
+            render_plugins=[TightSchema(path=["/", "/openapi.json"])],
+            use_handler_docstrings=True,
+        ),
         request_class=JsonRequest,
         request_max_body_size=MAX_BODY_BYTES,
         logging_config=None,

@@ -35,8 +35,7 @@ from benchmarks.side_by_side.postgres import one_server
 from benchmarks.side_by_side.ratios import Figure
 from domain.ids import DEFAULT_TENANT, SLICES, Position, Version, slice_of
 from domain.ports.log import ThreadRow
-from infrastructure.postgres.log.event_store import PostgresEventStore
-from infrastructure.postgres.log.rows import thread_of
+from infrastructure.postgres.log.event_store import PostgresEventStore, thread_of
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.read_models.store import PostgresReadModels
 from migrations.run import migrate

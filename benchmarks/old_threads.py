@@ -65,7 +65,7 @@ class Building:
     async def build(self, size: int, number: int) -> None:
         """Append turns until there are so many events, and a snapshot is `tail` turns ago, if there is one."""
         loaded = await self.repository.load(thread_named(size, number))
-        loaded, _ = await self.repository.append(loaded, [OPENED], Metadata())
+        loaded, _ = await self.repository.append(self.repository.chain(loaded, [OPENED], Metadata()))
         due, turns, done = Snapshots(self.every), 0, False
         while not done:
             sealed: list[ChainedEvents] = []
@@ -79,7 +79,7 @@ class Building:
                 done = after.head.version + EVENTS > size and far
             records = tuple(record for one in sealed for record in one.records)
             recorded = [one for part in sealed for one in part.recorded]
-            loaded, _ = await self.repository.append_chained(loaded, ChainedEvents(after, records, recorded))
+            loaded, _ = await self.repository.append(ChainedEvents(loaded, after, records, recorded))
             for one in kept:
                 await self.repository.save_snapshot(one)
             await asyncio.sleep(0)

@@ -43,7 +43,7 @@ from domain.thread.events import (
     TurnCompleted,
     TurnStarted,
 )
-from infrastructure.embedded import EmbeddedPostgres
+from infrastructure.embedded.server import EmbeddedPostgres
 from infrastructure.fingerprint import fold_fingerprint
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.postgres.pool import open_pool
@@ -94,14 +94,16 @@ def turn(number: int, before: int) -> Sequence[Event]:
 async def build(repository: ThreadRepository, events: int) -> LoadedThread:
     began = time.perf_counter()
     loaded = await repository.load(ThreadId(uuid4()))
-    loaded, _ = await repository.append(loaded, [ThreadOpened("assistant", {"plan": "gold"})], Metadata())
+    loaded, _ = await repository.append(
+        repository.chain(loaded, [ThreadOpened("assistant", {"plan": "gold"})], Metadata())
+    )
     number = 0
     while loaded.head.version < events:
         batch: list[Event] = []
         for _ in range(TURNS):
             number += 1
             batch += turn(number, loaded.head.version + len(batch))
-        loaded, _ = await repository.append(loaded, batch, Metadata(causation=None))
+        loaded, _ = await repository.append(repository.chain(loaded, batch, Metadata(causation=None)))
         await repository.save_snapshot(loaded)
     print(f"{loaded.head.version:,} events, {number:,} turns: built in {time.perf_counter() - began:.1f} s\n")
     return loaded

@@ -18,7 +18,7 @@ import httpx
 
 from benchmarks.large_log import fill
 from domain.ids import SLICES, Slice
-from infrastructure.embedded import EmbeddedPostgres
+from infrastructure.embedded.server import EmbeddedPostgres
 from migrations.run import migrate
 from tests.chaos.crashes import execute
 from tests.chaos.projections import runner_of

@@ -25,7 +25,7 @@ from benchmarks.large_log import append, fill
 from benchmarks.reading import build, make_readable
 from domain.ids import ThreadId
 from domain.log.hash_chain import Head
-from infrastructure.embedded import EmbeddedPostgres
+from infrastructure.embedded.server import EmbeddedPostgres
 from migrations.run import migrate
 from projections.registry import PROJECTIONS
 from tests.chaos.crashes import execute

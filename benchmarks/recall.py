@@ -46,7 +46,7 @@ from domain.thread.events import (
 from domain.thread.evolve import fold
 from domain.thread.state import Idle, Running
 from examples.airline.recordings import Conversation
-from infrastructure.embedded import EmbeddedPostgres
+from infrastructure.embedded.server import EmbeddedPostgres
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.models.openai.embeddings import OpenAIEmbedder
 from infrastructure.postgres.log.event_store import PostgresEventStore
@@ -76,11 +76,13 @@ class Told:
 async def tell(repository: ThreadRepository, number: int, conversations: Sequence[Conversation]) -> Told:
     """Append conversations as the turns of one thread, and let older messages leave the window as they would."""
     loaded = await repository.load(ThreadId(uuid5(NAMES, str(number))))
-    loaded, _ = await repository.append(loaded, [ThreadOpened("assistant")], Metadata())
+    loaded, _ = await repository.append(repository.chain(loaded, [ThreadOpened("assistant")], Metadata()))
     messages: dict[str, dict[int, str]] = defaultdict(dict)
     for conversation in conversations:
         for turn in turns(conversation, loaded.head.version):
-            loaded, recorded = await repository.append(loaded, placed(turn, loaded.head.version), Metadata())
+            loaded, recorded = await repository.append(
+                repository.chain(loaded, placed(turn, loaded.head.version), Metadata())
+            )
             for each in recorded:
                 if isinstance(each.event, MessageAppended | ToolSucceeded) and each.event.content:
                     messages[task_of(conversation)][each.version] = each.event.content
@@ -90,7 +92,7 @@ async def tell(repository: ThreadRepository, number: int, conversations: Sequenc
                 started = TurnStarted(uuid5(NAMES, str(loaded.head.version)), "compact", "f00")
                 done = [fact] if fact else []
                 loaded, _ = await repository.append(
-                    loaded, [started, *done, TurnCompleted(started.turn_id)], Metadata()
+                    repository.chain(loaded, [started, *done, TurnCompleted(started.turn_id)], Metadata())
                 )
     return Told(loaded, messages)
 

@@ -38,7 +38,7 @@ from domain.thread.codec import Metadata
 from domain.thread.events import Event, MessageAppended, ThreadOpened, TurnCompleted, TurnStarted
 from domain.thread.evolve import fold
 from domain.thread.state import Idle, Running
-from infrastructure.embedded import EmbeddedPostgres
+from infrastructure.embedded.server import EmbeddedPostgres
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.read_models import MemoryReadModels
 from infrastructure.memory.recall import MemoryFinder
@@ -127,20 +127,24 @@ def conversation(language: Language) -> Iterator[tuple[str, str]]:
 async def tell(repository: ThreadRepository, thread_id: ThreadId, said: Sequence[tuple[str, str]]) -> LoadedThread:
     """Append turns to a new thread, and let older messages leave the window as they would."""
     loaded = await repository.load(thread_id)
-    loaded, _ = await repository.append(loaded, [ThreadOpened("assistant")], Metadata())
+    loaded, _ = await repository.append(repository.chain(loaded, [ThreadOpened("assistant")], Metadata()))
     for number, (asked, answered) in enumerate(said):
         turn = TurnStarted(uuid5(thread_id, str(number)), "talk", "f00")
         messages = [
             MessageAppended("user", asked, count(asked)),
             MessageAppended("assistant", answered, count(answered)),
         ]
-        loaded, _ = await repository.append(loaded, [turn, *messages, TurnCompleted(turn.turn_id)], Metadata())
+        loaded, _ = await repository.append(
+            repository.chain(loaded, [turn, *messages, TurnCompleted(turn.turn_id)], Metadata())
+        )
         assert isinstance(loaded.state, Idle)
         if overflows(loaded.state.thread.window, int(LIMIT * 0.75)):
             fact = compacted(loaded.state.thread, LIMIT, count)
             started = TurnStarted(uuid5(thread_id, f"compact {number}"), "compact", "f00")
             done: list[Event] = [fact] if fact else []
-            loaded, _ = await repository.append(loaded, [started, *done, TurnCompleted(started.turn_id)], Metadata())
+            loaded, _ = await repository.append(
+                repository.chain(loaded, [started, *done, TurnCompleted(started.turn_id)], Metadata())
+            )
     return loaded
 
 

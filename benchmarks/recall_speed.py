@@ -26,7 +26,7 @@ from domain.ids import ThreadId, Version, slice_of
 from domain.recall.terms import terms_of
 from domain.recall.word_index import index_of
 from examples.airline.recordings import conversations
-from infrastructure.embedded import EmbeddedPostgres
+from infrastructure.embedded.server import EmbeddedPostgres
 from infrastructure.postgres.pool import open_pool
 from infrastructure.postgres.read_models import tables
 from infrastructure.postgres.read_models.store import PostgresReadModels
@@ -94,7 +94,7 @@ async def fill(pool: asyncpg.Pool, messages: int, others: int) -> dict[ThreadId,
         if len(rows) == 2_000 or number == messages + others - 1:
             await pool.execute(tables.write(MESSAGES, instance.id), *tables.arrays_of(MESSAGES, rows))
             rows = []
-    await pool.execute(f"VACUUM ANALYZE {tables.place(MESSAGES, instance.id)}")
+    await pool.execute(f"VACUUM ANALYZE {tables.place(MESSAGES.name, instance.id)}")
     return ends
 
 

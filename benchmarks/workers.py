@@ -22,7 +22,7 @@ from uuid import UUID
 import httpx
 
 from domain.ids import ThreadId, shard_of, slice_of
-from infrastructure.embedded import EmbeddedPostgres
+from infrastructure.embedded.server import EmbeddedPostgres
 from tests.e2e.server_process import ServerProcess, threadfold
 
 AGENTS = "tests.support.agents:stuck"

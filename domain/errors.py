@@ -90,7 +90,6 @@ class UnknownGraph(NotFound):
 
     def __init__(self, name: str, known: tuple[str, ...]) -> None:
         super().__init__(f"Unknown graph {name!r}; known graphs: {', '.join(known)}.")
-        self.name = name
 
 
 class UnknownTurn(NotFound):

@@ -26,9 +26,27 @@ MIN_INTEGER = -(2**63)
 _UNSTORABLE = dict.fromkeys((0, *range(0xD800, 0xE000)), "\ufffd")
 
 
-def check_json(value: Json, field: str) -> None:
-    """Raise `InvalidInput`, with a path inside `field`, unless `value` can be stored unchanged."""
-    _check(value, field, MAX_DEPTH)
+def check_json(value: Json, field: str, depth: int = MAX_DEPTH) -> None:
+    """Raise `InvalidInput`, with a path inside `field`, unless `value` can be stored unchanged.
+
+    `depth` is how many levels of it may be nested.
+    """
+    match value:
+        case None | bool():
+            return
+        case str():
+            check_text(value, field)
+        case int():
+            _check_integer(value, field)
+        case float():
+            if not math.isfinite(value):
+                raise InvalidInput(field, "numbers must be finite, not NaN or Infinity")
+        case dict() | list() | tuple():
+            if depth == 0:
+                raise InvalidInput(field, f"must not be nested deeper than {MAX_DEPTH} levels")
+            _check_items(value, field, depth - 1)
+        case _:
+            raise InvalidInput(field, f"must be a JSON value, not of the type {type(value).__name__}")
 
 
 def check_fields(struct: Struct, field: str = "", *, without: str = "") -> None:
@@ -97,25 +115,6 @@ def merge_patch(target: Mapping[str, Json], patch: Mapping[str, Json]) -> JsonOb
     return merged
 
 
-def _check(value: Json, field: str, depth: int) -> None:
-    match value:
-        case None | bool():
-            return
-        case str():
-            check_text(value, field)
-        case int():
-            _check_integer(value, field)
-        case float():
-            if not math.isfinite(value):
-                raise InvalidInput(field, "numbers must be finite, not NaN or Infinity")
-        case dict() | list() | tuple():
-            if depth == 0:
-                raise InvalidInput(field, f"must not be nested deeper than {MAX_DEPTH} levels")
-            _check_items(value, field, depth - 1)
-        case _:
-            raise InvalidInput(field, f"must be a JSON value, not of the type {type(value).__name__}")
-
-
 def _check_integer(value: int, field: str) -> None:
     if not MIN_INTEGER <= value <= MAX_INTEGER:
         raise InvalidInput(field, f"integers must be between {MIN_INTEGER} and {MAX_INTEGER}")
@@ -124,10 +123,10 @@ def _check_integer(value: int, field: str) -> None:
 def _check_items(items: JsonObject | list[Json] | tuple[Json, ...], field: str, depth: int) -> None:
     if not isinstance(items, dict):
         for index, item in enumerate(items):
-            _check(item, f"{field}.{index}", depth)
+            check_json(item, f"{field}.{index}", depth)
         return
     for key, item in items.items():
         if not isinstance(key, str):
             raise InvalidInput(field, f"keys must be strings, not {type(key).__name__}")
         check_text(key, field)
-        _check(item, f"{field}.{key}", depth)
+        check_json(item, f"{field}.{key}", depth)

@@ -23,6 +23,9 @@ LAST = datetime.max.replace(tzinfo=UTC)
 """The end of windows that would end after the last representable instant."""
 
 
+_LONGEST = {"hour": timedelta(hours=1), "day": timedelta(days=1), "month": timedelta(days=31)}
+
+
 def start_of(window: Window, at: datetime) -> datetime:
     """Return the start of the window that contains an instant."""
     return starts_of(at)[window]
@@ -37,16 +40,10 @@ def starts_of(at: datetime) -> Mapping[Window, datetime]:
 
 def end_of(window: Window, at: datetime) -> datetime | None:
     """Return the exclusive end of the window that contains an instant; None for the lifetime window."""
+    if window == "lifetime":
+        return None
     start = start_of(window, at)
     try:
-        match window:
-            case "hour":
-                return start + timedelta(hours=1)
-            case "day":
-                return start + timedelta(days=1)
-            case "month":
-                return (start + timedelta(days=31)).replace(day=1)
-            case "lifetime":
-                return None
+        return start_of(window, start + _LONGEST[window])
     except OverflowError:
         return LAST

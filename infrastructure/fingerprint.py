@@ -35,7 +35,7 @@ def fingerprint_of(roots: Sequence[str], others: Sequence[str] = ()) -> str:
     while pending:
         statement = pending.pop()
         found.append(ast.dump(statement))
-        for name in {name for node in ast.walk(statement) for name in _used(node)}:
+        for name in {getattr(node, "id", getattr(node, "attr", "")) for node in ast.walk(statement)}:
             pending += known.pop(name, ())
     return hashlib.sha256("\n".join(sorted(set(found))).encode()).hexdigest()[:16]
 
@@ -56,13 +56,6 @@ def _names_of(statement: ast.stmt) -> Iterator[str]:
     for node in ast.walk(statement):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id
-
-
-def _used(node: ast.AST) -> Iterator[str]:
-    if isinstance(node, ast.Name):
-        yield node.id
-    elif isinstance(node, ast.Attribute):
-        yield node.attr
 
 
 class _Bare(ast.NodeTransformer):

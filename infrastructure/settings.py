@@ -47,11 +47,8 @@ def _redis(url: SecretStr) -> SecretStr:
 
 
 def _endpoint(url: str) -> str:
-    expected = "expected a URL such as http://127.0.0.1:8080/v1"
-    if not re.fullmatch(r"https?://[^\s/]+\S*", url):
-        raise ValueError(expected)
-    if not _parts(url).hostname:
-        raise ValueError(expected)
+    if not re.fullmatch(r"https?://[^\s/]+\S*", url) or not _parts(url).hostname:
+        raise ValueError("expected a URL such as http://127.0.0.1:8080/v1")
     return url.rstrip("/")
 
 
@@ -135,93 +132,83 @@ def _lower(value: object) -> object:
 
 
 Seconds = Annotated[float, Field(gt=0, le=3600)]
-LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)]
+ExistingFile = Annotated[pathlib.Path, AfterValidator(_in_checkout), AfterValidator(_file)]
 
 
 class Settings(BaseSettings):
-    """The settings of a process. Build them with `load_settings`."""
+    """The settings of a process. Build them with `load_settings`.
 
-    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
+    Messages about an invalid value contain the text below its field.
+    """
 
-    database_url: Annotated[str, AfterValidator(_database)] | None = Field(
-        default=None,
-        repr=False,
-        description="PostgreSQL's URL; memory:// keeps all in memory; empty starts one in DATA_DIR",
-    )
-    data_dir: Annotated[pathlib.Path, AfterValidator(_in_checkout)] = Field(
-        default=pathlib.Path(".data"), description="where the embedded PostgreSQL keeps its files"
-    )
-    max_connections: int = Field(default=20, ge=1, le=1000, description="database connections of one process, at most")
-    llm_endpoint: Annotated[str, AfterValidator(_endpoint)] | None = Field(
-        default=None, repr=False, description="base URL of an OpenAI-compatible API; empty takes the offline model"
-    )
-    llm_api_key: Annotated[SecretStr, AfterValidator(_key)] | None = Field(
-        default=None, description="the key that LLM_ENDPOINT asks for"
-    )
-    llm_model: str = Field(default="default", description="the model's name at LLM_ENDPOINT")
-    llm_small_model: str | None = Field(
-        default=None, description="a cheaper model at LLM_ENDPOINT, for summaries and when most of a budget is spent"
-    )
-    llm_connect_seconds: Seconds = Field(default=5.0, description="seconds to wait for a connection to LLM_ENDPOINT")
-    llm_first_byte_seconds: Seconds = Field(
-        default=300.0, description="seconds to wait for the first token, while a model is loaded or thinks unheard"
-    )
-    llm_silence_seconds: Seconds = Field(default=60.0, description="seconds that an answer may pause once it has begun")
-    llm_total_seconds: Seconds = Field(default=600.0, description="seconds that a whole answer may take, with retries")
-    llm_omit: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names), AfterValidator(_fields)] = Field(
-        default=(), description="fields of requests that LLM_ENDPOINT does not take, separated by commas"
-    )
-    models: Annotated[pathlib.Path, AfterValidator(_in_checkout), AfterValidator(_file)] | None = Field(
-        default=None,
-        description="TOML file of providers, models and rules, instead of LLM_ENDPOINT and what is with it",
-    )
-    air_gapped: bool = Field(
-        default=False, description="whether models outside the machine and its private networks are refused"
-    )
-    embedding_endpoint: Annotated[str, AfterValidator(_endpoint)] | None = Field(
-        default=None, repr=False, description="base URL of an OpenAI-compatible API for embeddings; empty: none"
-    )
-    embedding_api_key: Annotated[SecretStr, AfterValidator(_key)] | None = Field(
-        default=None, description="the key that EMBEDDING_ENDPOINT asks for"
-    )
-    embedding_model: str = Field(default="default", description="the model's name at EMBEDDING_ENDPOINT")
-    context_window_limit: int = Field(
-        default=8000, ge=256, description="tokens of context that a model call may hold, at most"
-    )
-    recall: bool = Field(
-        default=True, description="whether older messages that left the window and matter again are shown to the model"
-    )
-    snapshot_every: int = Field(default=250, ge=1, description="events of a thread between two snapshots")
-    projections: Annotated[Literal["beside", "inside"], BeforeValidator(_lower)] = Field(
-        default="beside",
-        description="where read models are kept up to date: in a process next to each worker, or inside of it",
-    )
-    lease_seconds: float = Field(
-        default=10.0, ge=1, le=600, description="seconds after which a dead worker's turns are taken over"
-    )
-    redis_url: Annotated[SecretStr, AfterValidator(_redis)] | None = Field(
-        default=None, description="a Redis that carries wake-ups, and holds answers of durability async; empty: none"
-    )
-    durability: Durability = Field(default="sync", description="when a turn's events are stored: sync, turn or async")
-    signing_key: Annotated[SecretStr, AfterValidator(_signing_key)] | None = Field(
-        default=None, description="the Ed25519 key that seals are signed with: base64, or a PEM file; empty: no seals"
-    )
-    seal_every: float = Field(default=3600.0, ge=1, le=31_536_000, description="seconds between two seals of the log")
-    audit_reads: bool = Field(
-        default=True, description="whether it is recorded who is shown what threads hold: true or false"
-    )
-    agents: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names), AfterValidator(_agents)] = Field(
-        default=(), description="agents of your own: module:attribute or a file's path, separated by commas"
-    )
-    knowledge_dir: Annotated[pathlib.Path, AfterValidator(_in_checkout), AfterValidator(_folder)] = Field(
-        default=pathlib.Path("docs"), description="folder of Markdown files that the look_up tool searches"
-    )
-    prices: Annotated[pathlib.Path, AfterValidator(_in_checkout), AfterValidator(_file)] = Field(
-        default=pathlib.Path("infrastructure/prices.json"), description="JSON file of what models cost"
-    )
-    host: str = Field(default="127.0.0.1", description="the address to listen on; 0.0.0.0 is every one")
-    port: int = Field(default=8000, ge=0, le=65535, description="the port to listen on; 0 takes a free one")
-    log_level: LogLevel = Field(default="info", description="debug, info, warning, error or critical")
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True, use_attribute_docstrings=True)
+
+    database_url: Annotated[str, AfterValidator(_database)] | None = Field(default=None, repr=False)
+    """PostgreSQL's URL; memory:// keeps all in memory; empty starts one in DATA_DIR"""
+    data_dir: Annotated[pathlib.Path, AfterValidator(_in_checkout)] = pathlib.Path(".data")
+    """where the embedded PostgreSQL keeps its files"""
+    max_connections: int = Field(default=20, ge=1, le=1000)
+    """database connections of one process, at most"""
+    llm_endpoint: Annotated[str, AfterValidator(_endpoint)] | None = Field(default=None, repr=False)
+    """base URL of an OpenAI-compatible API; empty takes the offline model"""
+    llm_api_key: Annotated[SecretStr, AfterValidator(_key)] | None = None
+    """the key that LLM_ENDPOINT asks for"""
+    llm_model: str = "default"
+    """the model's name at LLM_ENDPOINT"""
+    llm_small_model: str | None = None
+    """a cheaper model at LLM_ENDPOINT, for summaries and when most of a budget is spent"""
+    llm_connect_seconds: Seconds = 5.0
+    """seconds to wait for a connection to LLM_ENDPOINT"""
+    llm_first_byte_seconds: Seconds = 300.0
+    """seconds to wait for the first token, while a model is loaded or thinks unheard"""
+    llm_silence_seconds: Seconds = 60.0
+    """seconds that an answer may pause once it has begun"""
+    llm_total_seconds: Seconds = 600.0
+    """seconds that a whole answer may take, with retries"""
+    llm_omit: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names), AfterValidator(_fields)] = ()
+    """fields of requests that LLM_ENDPOINT does not take, separated by commas"""
+    models: ExistingFile | None = None
+    """TOML file of providers, models and rules, instead of LLM_ENDPOINT and what is with it"""
+    air_gapped: bool = False
+    """whether models outside the machine and its private networks are refused"""
+    embedding_endpoint: Annotated[str, AfterValidator(_endpoint)] | None = Field(default=None, repr=False)
+    """base URL of an OpenAI-compatible API for embeddings; empty: none"""
+    embedding_api_key: Annotated[SecretStr, AfterValidator(_key)] | None = None
+    """the key that EMBEDDING_ENDPOINT asks for"""
+    embedding_model: str = "default"
+    """the model's name at EMBEDDING_ENDPOINT"""
+    context_window_limit: int = Field(default=8000, ge=256)
+    """tokens of context that a model call may hold, at most"""
+    recall: bool = True
+    """whether older messages that left the window and matter again are shown to the model"""
+    snapshot_every: int = Field(default=250, ge=1)
+    """events of a thread between two snapshots"""
+    projections: Annotated[Literal["beside", "inside"], BeforeValidator(_lower)] = "beside"
+    """where read models are kept up to date: in a process next to each worker, or inside of it"""
+    lease_seconds: float = Field(default=10.0, ge=1, le=600)
+    """seconds after which a dead worker's turns are taken over"""
+    redis_url: Annotated[SecretStr, AfterValidator(_redis)] | None = None
+    """a Redis that carries wake-ups, and holds answers of durability async; empty: none"""
+    durability: Durability = "sync"
+    """when a turn's events are stored: sync, turn or async"""
+    signing_key: Annotated[SecretStr, AfterValidator(_signing_key)] | None = None
+    """the Ed25519 key that seals are signed with: base64, or a PEM file; empty: no seals"""
+    seal_every: float = Field(default=3600.0, ge=1, le=31_536_000)
+    """seconds between two seals of the log"""
+    audit_reads: bool = True
+    """whether it is recorded who is shown what threads hold: true or false"""
+    agents: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names), AfterValidator(_agents)] = ()
+    """agents of your own: module:attribute or a file's path, separated by commas"""
+    knowledge_dir: Annotated[pathlib.Path, AfterValidator(_in_checkout), AfterValidator(_folder)] = pathlib.Path("docs")
+    """folder of Markdown files that the look_up tool searches"""
+    prices: ExistingFile = pathlib.Path("infrastructure/prices.json")
+    """JSON file of what models cost"""
+    host: str = "127.0.0.1"
+    """the address to listen on; 0.0.0.0 is every one"""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """the port to listen on; 0 takes a free one"""
+    log_level: Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)] = "info"
+    """debug, info, warning, error or critical"""
 
 
 def load_settings(env_file: pathlib.Path = CHECKOUT / ".env") -> Settings:

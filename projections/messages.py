@@ -1,12 +1,11 @@
 """An index of messages for search: a row a message. The log has their texts."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias, get_args
 
 from domain.read_models.tables import Change, Column, Derived, Index, Table
 from domain.recall.word_index import index_of
-from domain.thread.events import MessageAppended, MessageEdited, ToolFailed, ToolSucceeded
-from domain.thread.state import Running
+from domain.thread.events import MessageAppended, MessageEdited, ToolFailed, ToolSucceeded, text_of
 from projections.engine.projection import EventContext, Projection
 
 SEARCHED = 50_000
@@ -41,49 +40,23 @@ MESSAGES = Table(
 )
 
 
-def _row(context: EventContext[Any], role: str, content: str, tokens: int, tool: str | None = None) -> Iterable[Change]:
-    index = index_of(content[:SEARCHED])
-    row = MESSAGES.row(
-        at=context.at,
-        version=context.recorded.version,
-        tokens=tokens,
-        slice=context.slice,
-        thread_id=context.thread_id,
-        tenant=context.tenant,
-        role=role,
-        tool=tool,
-        content=index.words,
-        keys=index.term_ids,
-    )
-    return [(MESSAGES, row)]
+Said: TypeAlias = MessageAppended | MessageEdited | ToolSucceeded | ToolFailed
 
 
-def _said(context: EventContext[MessageAppended]) -> Iterable[Change]:
-    return _row(context, context.event.role, context.event.content or "", context.event.tokens)
+def _said(context: EventContext[Any]) -> Iterable[Change]:
+    event: Said = context.event
+    role, tool = "tool", None
+    match event:
+        case MessageAppended():
+            role = event.role
+        case MessageEdited():
+            window = context.after.thread.window  # type: ignore[union-attr]  # the edited message is in its window
+            role = next((message.role for message in window if message.version == event.message), "user")
+        case ToolSucceeded() | ToolFailed():
+            tool = context.tool_of(event.call)
+    index = index_of((text_of(event) or "")[:SEARCHED])
+    thread, words = (context.slice, context.thread_id, context.tenant), (index.words, index.term_ids)
+    return [(MESSAGES, MESSAGES.row(context.at, context.recorded.version, event.tokens, *thread, role, tool, *words))]
 
 
-def _edited(context: EventContext[MessageEdited]) -> Iterable[Change]:
-    window = context.after.thread.window  # type: ignore[union-attr]  # the edited message is in its window
-    role = next((message.role for message in window if message.version == context.event.message), "user")
-    return _row(context, role, context.event.content, context.event.tokens)
-
-
-def _answered(context: EventContext[ToolSucceeded]) -> Iterable[Change]:
-    return _row(context, "tool", context.event.content, context.event.tokens, _tool(context))
-
-
-def _failed(context: EventContext[ToolFailed]) -> Iterable[Change]:
-    return _row(context, "tool", context.event.error, context.event.tokens, _tool(context))
-
-
-def _tool(context: EventContext[ToolSucceeded] | EventContext[ToolFailed]) -> str | None:
-    calls = context.before.turn.calls if isinstance(context.before, Running) else ()
-    return next((call.request.name for call in calls if call.version == context.event.call), None)
-
-
-PROJECTION = Projection(
-    "messages",
-    3,
-    (MESSAGES,),
-    {MessageAppended: _said, MessageEdited: _edited, ToolSucceeded: _answered, ToolFailed: _failed},
-)
+PROJECTION = Projection("messages", 3, (MESSAGES,), dict.fromkeys(get_args(Said), _said))

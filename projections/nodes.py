@@ -25,18 +25,13 @@ NODES = Table(
 LATENCY = latency_table("nodes_latency", "How long attempts of nodes took", ("graph", "node"))
 
 
-def _completed(context: EventContext[NodeCompleted]) -> Iterable[Change]:
-    return _ended(context, completed=1)
-
-
-def _failed(context: EventContext[NodeFailed]) -> Iterable[Change]:
-    return _ended(context, failed=1) if context.event.retry_in_ms is None else _ended(context, retried=1)
-
-
-def _ended(context: EventContext[NodeCompleted] | EventContext[NodeFailed], **counted: int) -> Iterable[Change]:
-    node, graph, took = context.event.node, context.graph, context.event.duration_ms
-    row = NODES.row(tenant=context.tenant, hour=context.hour, graph=graph, node=node, duration_ms=took, **counted)
+def _ended(context: EventContext[NodeCompleted] | EventContext[NodeFailed]) -> Iterable[Change]:
+    event, graph, counted = context.event, context.graph, "completed"
+    if isinstance(event, NodeFailed):
+        counted = "failed" if event.retry_in_ms is None else "retried"
+    node, took = event.node, event.duration_ms
+    row = NODES.row(tenant=context.tenant, hour=context.hour, graph=graph, node=node, duration_ms=took, **{counted: 1})
     return [(NODES, row), *timed(LATENCY, context, took, graph, node)]
 
 
-PROJECTION = Projection("nodes", 1, (NODES, LATENCY), {NodeCompleted: _completed, NodeFailed: _failed})
+PROJECTION = Projection("nodes", 1, (NODES, LATENCY), {NodeCompleted: _ended, NodeFailed: _ended})

@@ -2,15 +2,7 @@
 
 from projections import budgets, command_log, messages, nodes, status_periods, threads, tools, turns, usage
 
-PROJECTIONS = (
-    threads.PROJECTION,
-    messages.PROJECTION,
-    budgets.PROJECTION,
-    status_periods.PROJECTION,
-    command_log.PROJECTION,
-    usage.PROJECTION,
-    nodes.PROJECTION,
-    tools.PROJECTION,
-    turns.PROJECTION,
+PROJECTIONS = tuple(
+    of.PROJECTION for of in (threads, messages, budgets, status_periods, command_log, usage, nodes, tools, turns)
 )
 """Rows are written in this order. Projections whose rows many threads share come last: their locks are held shortly."""

@@ -57,18 +57,8 @@ def _changes(context: EventContext[Any]) -> Iterable[Change]:
 
 
 def _row(context: EventContext[Any], kind: Kind, version: Version, since: datetime, until: datetime | None) -> Change:
-    return (
-        STATUS_PERIODS,
-        STATUS_PERIODS.row(
-            since=since,
-            until=until,
-            version=version,
-            slice=context.slice,
-            thread_id=context.thread_id,
-            tenant=context.tenant,
-            status=kind,
-        ),
-    )
+    row = STATUS_PERIODS.row(since, until, version, context.slice, context.thread_id, context.tenant, status=kind)
+    return STATUS_PERIODS, row
 
 
 PROJECTION = Projection("spells", 2, (STATUS_PERIODS,), dict.fromkeys(EVENTS, _changed))

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from domain.application.command_handler import checkpoint_of
 from domain.application.thread_repository import LoadedThread
@@ -111,36 +112,25 @@ THREADS = Table(
 )
 
 
+_JSON = ("queued_turns", "last_turn", "waiting_for")
+"""The fields of a summary that its row holds as JSON. The other ones are columns, except for `cost_usd`."""
+
+
 def _row(folded: FoldedThread, prices: Prices) -> Iterable[Change]:
     found = summary(folded.loaded, folded.opened_at or folded.head.at, prices)
-    yield (
-        THREADS,
-        THREADS.row(
-            opened_at=found.opened_at,
-            last_event_at=found.last_event_at,
-            prompt_tokens=found.prompt_tokens,
-            completion_tokens=found.completion_tokens,
-            tokens=found.prompt_tokens + found.completion_tokens,
-            cost=_cost(folded.loaded, prices),
-            version=found.version,
-            turns=found.turns,
-            messages=found.messages,
-            slice=folded.slice,
-            thread_id=folded.thread_id,
-            running_turn=found.running_turn,
-            tenant=folded.tenant,
-            graph=found.graph,
-            status=found.status,
-            title=found.title,
-            checkpoint=found.checkpoint,
-            last_outcome=found.last_turn.outcome if found.last_turn else None,
-            last_reason=found.last_turn.reason if found.last_turn else None,
-            queued_turns=to_json(found.queued_turns),
-            last_turn=to_json(found.last_turn),
-            waiting_for=to_json(found.waiting_for),
-            subject=found.subject,
-        ),
+    columns = asdict(found)
+    del columns["cost_usd"]
+    columns |= {name: to_json(columns[name]) for name in _JSON}
+    row = THREADS.row(
+        **columns,
+        tokens=found.prompt_tokens + found.completion_tokens,
+        cost=_cost(folded.loaded, prices),
+        slice=folded.slice,
+        tenant=folded.tenant,
+        last_outcome=found.last_turn.outcome if found.last_turn else None,
+        last_reason=found.last_turn.reason if found.last_turn else None,
     )
+    return [(THREADS, row)]
 
 
 PROJECTION = Projection("threads", 3, (THREADS,), thread=_row)
@@ -185,9 +175,6 @@ def summary_of(row: Row) -> ThreadSummary:
         last_turn=msgspec.json.decode(found["last_turn"], type=Ended | None),
         waiting_for=msgspec.json.decode(found["waiting_for"], type=tuple[Waiting, ...]),
     )
-
-
-_JSON = {"queued_turns", "last_turn", "waiting_for"}
 
 
 def summary(loaded: LoadedThread, opened_at: datetime, prices: Prices) -> ThreadSummary:

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from domain.read_models.tables import Change, Column, Index, Table
-from domain.thread.events import TurnCancelled, TurnCompleted, TurnFailed, TurnResumed, TurnRolledBack, TurnStarted
+from domain.thread import events
 from domain.thread.state import Running
 from projections.engine.latency_columns import latency_table, timed
 from projections.engine.projection import EventContext, Projection
@@ -25,51 +25,29 @@ TURNS = Table(
         Column("duration_ms", "bigint", "add", "Milliseconds from their beginning to their end, together."),
         Column("tenant", "text", "key", "Whose threads they are of."),
         Column("graph", "text", "key", "The agent's graph."),
-        Column(
-            "reason",
-            "text",
-            "key",
-            "Why they failed or were cancelled, or what their answers lack; else empty.",
-        ),
+        Column("reason", "text", "key", "Why they failed or were cancelled, or what their answers lack; else empty."),
     ),
     (Index(("tenant", "hour")),),
 )
 LATENCY = latency_table("turns_latency", "How long turns took", ("graph", "reason"))
 
 
-def _started(context: EventContext[TurnStarted]) -> Iterable[Change]:
+def _started(context: EventContext[events.TurnStarted]) -> Iterable[Change]:
     return [_row(context, started=1, retried=int(context.event.retries is not None))]
 
 
-def _resumed(context: EventContext[TurnResumed]) -> Iterable[Change]:
+def _resumed(context: EventContext[events.TurnResumed]) -> Iterable[Change]:
     return [_row(context, resumed=1)]
 
 
-def _completed(context: EventContext[TurnCompleted]) -> Iterable[Change]:
-    return _ended(context, context.event.reason or "", completed=1)
-
-
-def _failed(context: EventContext[TurnFailed]) -> Iterable[Change]:
-    return _ended(context, context.event.reason, failed=1)
-
-
-def _cancelled(context: EventContext[TurnCancelled]) -> Iterable[Change]:
-    return _ended(context, context.event.how, cancelled=1)
-
-
-def _rolled_back(context: EventContext[TurnRolledBack]) -> Iterable[Change]:
-    return _ended(context, rolled_back=1)
-
-
-def _ended(context: EventContext[Any], reason: str = "", **counted: int) -> Iterable[Change]:
-    before, began = context.before, context.turn_started_at
-    if not isinstance(before, Running) or before.turn.turn_id != context.event.turn_id or began is None:
+def _ended(context: EventContext[events.TurnEnd]) -> Iterable[Change]:
+    event, before, began = context.event, context.before, context.turn_started_at
+    counted = {events.TURN_OUTCOMES[type(event)]: 1}
+    reason = (event.how if isinstance(event, events.TurnCancelled) else getattr(event, "reason", None)) or ""
+    if not isinstance(before, Running) or before.turn.turn_id != event.turn_id or began is None:
         return [_row(context, reason, **counted)]  # it was queued, and never began
     took = (context.at - began) // timedelta(milliseconds=1)
-    return [
-        _row(context, reason, **counted, duration_ms=took),
-        *timed(LATENCY, context, took, context.graph, reason),
-    ]
+    return [_row(context, reason, **counted, duration_ms=took), *timed(LATENCY, context, took, context.graph, reason)]
 
 
 def _row(context: EventContext[Any], reason: str = "", **counted: int) -> Change:
@@ -80,12 +58,5 @@ PROJECTION = Projection(
     "turns",
     1,
     (TURNS, LATENCY),
-    {
-        TurnStarted: _started,
-        TurnResumed: _resumed,
-        TurnCompleted: _completed,
-        TurnFailed: _failed,
-        TurnCancelled: _cancelled,
-        TurnRolledBack: _rolled_back,
-    },
+    {events.TurnStarted: _started, events.TurnResumed: _resumed, **dict.fromkeys(events.TURN_OUTCOMES, _ended)},
 )

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 
-from domain.read_models.tables import COST, Change, Column, Index, Table
+from domain.read_models.tables import Change, Column, Index, Table
 from domain.thread.events import ModelCalled
 from projections.engine.latency_columns import latency_table, timed
 from projections.engine.projection import EventContext, Projection
-from projections.engine.savings_columns import CACHED_TOKENS, SAVED_COST, SAVED_TOKENS, SAVED_USD, saved
+from projections.engine.spending_columns import IN_DOLLARS, PRIVATE, SAVED, USED, spending
 
 USAGE = Table(
     "usage",
@@ -15,28 +15,23 @@ USAGE = Table(
         Column("hour", "timestamptz", "key", "The hour that the answers came in."),
         Column("calls", "bigint", "add", "How often a model answered."),
         Column("estimated", "bigint", "add", "Calls whose tokens are our count, since the endpoint reported none."),
-        Column("prompt_tokens", "bigint", "add", "Tokens of the prompts."),
-        Column("completion_tokens", "bigint", "add", "Tokens of the answers."),
-        CACHED_TOKENS,
-        Column("cost", "bigint", "add", "What they cost, in millionths of a millionth of a dollar."),
+        *USED,
         Column("duration_ms", "bigint", "add", "Milliseconds that the answers took, together."),
-        SAVED_TOKENS,
-        SAVED_COST,
+        *SAVED,
         Column("tenant", "text", "key", "Whose threads asked."),
         Column("graph", "text", "key", "The agent's graph."),
         Column("node", "text", "key", "The node that asked."),
         Column("model", "text", "key", "The model."),
     ),
     (Index(("tenant", "hour")),),
-    private=frozenset({"slice", "cost", "saved_cost"}),
-    derived=(COST, SAVED_USD),
+    private=PRIVATE,
+    derived=IN_DOLLARS,
 )
 LATENCY = latency_table("usage_latency", "How long models took to answer", ("graph", "node", "model"))
 
 
 def _called(context: EventContext[ModelCalled]) -> Iterable[Change]:
     event, graph, node = context.event, context.graph, context.node
-    saved_tokens, saved_cost = saved(context)
     row = USAGE.row(
         tenant=context.tenant,
         hour=context.hour,
@@ -45,13 +40,8 @@ def _called(context: EventContext[ModelCalled]) -> Iterable[Change]:
         model=event.model,
         calls=1,
         estimated=int(event.estimated),
-        prompt_tokens=event.prompt_tokens,
-        completion_tokens=event.completion_tokens,
-        cached_tokens=event.cached,
-        cost=context.prices.of_call(event),
         duration_ms=event.duration_ms,
-        saved_tokens=saved_tokens,
-        saved_cost=saved_cost,
+        **spending(context),
     )
     return [(USAGE, row), *timed(LATENCY, context, event.duration_ms, graph, node, event.model)]
 

@@ -30,7 +30,7 @@ from domain.ports.snapshots import SnapshotStore
 from domain.ports.suspects import Suspects
 from domain.ports.wakeups import Wakeups
 from infrastructure.archive.manifest import Format
-from infrastructure.embedded import EmbeddedPostgres
+from infrastructure.embedded.server import EmbeddedPostgres
 from infrastructure.memory.access_log import MemoryAccessLog
 from infrastructure.memory.archive import MemoryArchive
 from infrastructure.memory.event_store import MemoryEventStore
@@ -39,7 +39,7 @@ from infrastructure.memory.ledger import MemoryLedger
 from infrastructure.memory.read_models import MemoryReadModels
 from infrastructure.memory.seals import MemorySealStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
-from infrastructure.memory.wakeups import Hub, MemoryWakeups
+from infrastructure.memory.wakeups import MemoryWakeups
 from infrastructure.postgres.access_log import PostgresAccessLog
 from infrastructure.postgres.archive import PostgresArchive
 from infrastructure.postgres.leases import PostgresLeaseStore
@@ -51,7 +51,7 @@ from infrastructure.postgres.read_models.store import PostgresReadModels
 from infrastructure.postgres.seals import PostgresSealStore
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from infrastructure.postgres.suspects import PostgresSuspects
-from infrastructure.postgres.wakeups import open_wakeups
+from infrastructure.postgres.wakeups import PostgresWakeups
 from infrastructure.redis.wakeups import RedisWakeups
 from migrations.run import migrate
 from tests.support.redis_server import RedisServer
@@ -232,8 +232,8 @@ def read_models(request: pytest.FixtureRequest, event_store: EventStore) -> Read
 def wakeups(request: pytest.FixtureRequest) -> tuple[Wakeups, Wakeups]:
     """Give two ends of a channel, which both listen."""
     if request.param == "memory":
-        hub = Hub()
-        return MemoryWakeups(hub), MemoryWakeups(hub)
+        endpoints: list[MemoryWakeups] = []
+        return MemoryWakeups(endpoints), MemoryWakeups(endpoints)
     pair: tuple[Wakeups, Wakeups] = request.getfixturevalue(f"{request.param}_wakeups")
     return pair
 
@@ -241,10 +241,12 @@ def wakeups(request: pytest.FixtureRequest) -> tuple[Wakeups, Wakeups]:
 @pytest.fixture
 async def postgres_wakeups(database_url: str, pool: asyncpg.Pool) -> AsyncIterator[tuple[Wakeups, Wakeups]]:
     """Give two ends of a channel of PostgreSQL."""
-    async with open_wakeups(database_url, pool) as one, open_wakeups(database_url, pool) as other:
-        await one.listening.wait()
-        await other.listening.wait()
-        yield one, other
+    one, other = PostgresWakeups(database_url, pool), PostgresWakeups(database_url, pool)
+    await one.listening.wait()
+    await other.listening.wait()
+    yield one, other
+    await one.close()
+    await other.close()
 
 
 @pytest.fixture

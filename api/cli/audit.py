@@ -1,26 +1,24 @@
 """`threadfold audit`: list, reads."""
 
-from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import TypeVar, get_args
+from typing import get_args
 from uuid import UUID
 
 import click
 
-from api.cli.bootstrap import ask
-from api.cli.options import Instant, limited
-from api.cli.output import as_json, moment, show_json, show_table
+from api.cli.bootstrap import answer
+from api.cli.options import instant_option, limited, named_as_options
+from api.cli.output import as_json, moment, show_page
 from api.http.params import range_of
 from api.schemas.access_log import AccessView
 from api.schemas.page import Page
 from api.schemas.read_models import AuditEntry
 from api.services.threads import Service
-from domain.errors import InvalidInput
 from domain.ids import DEFAULT_TENANT, ThreadId
 from domain.ports.access_log import AccessFilter, What
 from domain.read_models.queries import Where
 
-T = TypeVar("T")
+NOTHING = "Nothing matches."
 
 of_thread = click.option("--thread", type=click.UUID, help="Only of this thread.")
 of_actor = click.option("--actor", help="Only what this actor did.")
@@ -42,7 +40,7 @@ def audit() -> None:
 @as_json
 def list_audit(
     *,
-    thread: UUID | None,
+    thread: ThreadId | None,
     actor: str | None,
     command: UUID | None,
     correlation: str | None,
@@ -56,24 +54,25 @@ def list_audit(
 
     async def listing(service: Service) -> Page[AuditEntry]:
         await service.runtime.catch_up()
-        return await service.reading.audit(DEFAULT_TENANT, where, cursor, limit)
+        with named_as_options():
+            return await service.reading.audit(DEFAULT_TENANT, where, cursor, limit)
 
     headings = ["AT (UTC)", "THREAD", "ACTOR", "CLIENT", "BY", "WHAT"]
-    _show(_page(listing), headings, _entry, as_json=as_json)
+    answer(listing, lambda page: show_page(page, headings, _entry, empty=NOTHING), as_json=as_json)
 
 
 @audit.command()
 @of_thread
 @of_actor
 @click.option("--what", type=click.Choice(get_args(What)), help="Only accesses of this kind.")
-@click.option("--from", "since", type=Instant(), help="The instant to begin with, such as 2026-11-23T10:00:00Z.")
-@click.option("--to", "until", type=Instant(), help="The instant to end before.")
+@instant_option("--from", "since", help="The instant to begin with, such as 2026-11-23T10:00:00Z.")
+@instant_option("--to", "until", help="The instant to end before.")
 @limited
 @onward
 @as_json
 def reads(
     *,
-    thread: UUID | None,
+    thread: ThreadId | None,
     actor: str | None,
     what: What | None,
     since: datetime | None,
@@ -85,39 +84,17 @@ def reads(
     """List which actor was shown what of which threads, the latest first. An export of the log names no threads."""
 
     async def listing(service: Service) -> Page[AccessView]:
-        only = AccessFilter(ThreadId(thread) if thread else None, actor, what, *range_of(since, until))
-        return await service.access_log.page(DEFAULT_TENANT, only, cursor, limit)
+        with named_as_options():
+            only = AccessFilter(thread, actor, what, *range_of(since, until))
+            return await service.access_log.page(DEFAULT_TENANT, only, cursor, limit)
 
-    _show(_page(listing), ["AT (UTC)", "ACTOR", "CLIENT", "WHAT", "THREADS", "REQUEST"], _access, as_json=as_json)
-
-
-def _page(listing: Callable[[Service], Awaitable[Page[T]]]) -> Page[T]:
-    """Run a listing, and report invalid values by the option's name."""
-
-    async def checked(service: Service) -> Page[T]:
-        try:
-            return await listing(service)
-        except InvalidInput as error:
-            raise click.BadParameter(error.why, param_hint=f"--{error.field}") from error
-
-    return ask(checked)
-
-
-def _show(page: Page[T], headings: Sequence[str], row: Callable[[T], Sequence[str]], *, as_json: bool) -> None:
-    if as_json:
-        show_json(page)
-        return
-    if not page.items:
-        click.echo("Nothing matches.")
-        return
-    show_table(headings, [row(item) for item in page.items])
-    if page.next_cursor:
-        click.echo(f"There are more: --limit takes up to 1000, --cursor {page.next_cursor} goes on.", err=True)
+    headings = ["AT (UTC)", "ACTOR", "CLIENT", "WHAT", "THREADS", "REQUEST"]
+    answer(listing, lambda page: show_page(page, headings, _access, empty=NOTHING), as_json=as_json)
 
 
 def _entry(entry: AuditEntry) -> list[str]:
-    who = [entry.actor or "", entry.client or "", entry.by]
-    return [moment(entry.at), str(entry.thread_id), *who, ", ".join(entry.actions)]
+    actions = ", ".join(entry.actions)
+    return [moment(entry.at), str(entry.thread_id), entry.actor or "", entry.client or "", entry.by, actions]
 
 
 def _access(access: AccessView) -> list[str]:

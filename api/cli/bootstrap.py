@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import click
 
+from api.cli.output import show_json
 from api.http.caller import Caller, printable
 from api.runtime.composition import open_runtime
 from api.runtime.stores import MEMORY
@@ -101,19 +102,14 @@ def connecting(settings: Settings) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = _ungrouped(error)
+        cause = error
+        while isinstance(cause, ExceptionGroup) and len(cause.exceptions) == 1:  # such as Litestar's lifespan raises
+            cause = cause.exceptions[0]
         sqlalchemy = sys.modules.get("sqlalchemy.exc")  # importing it here would take 0.2 s; only migrations use it
         if not isinstance(cause, DRIVER_ERRORS if sqlalchemy is None else (*DRIVER_ERRORS, sqlalchemy.SQLAlchemyError)):
             raise cause from error.__cause__
         advice = ". Check DATABASE_URL." if settings.database_url else ""
         raise Unreachable(f"{place_of(settings)} cannot be used: {cause or type(cause).__name__}{advice}") from error
-
-
-def _ungrouped(error: Exception) -> Exception:
-    """Return the only error of nested groups, such as Litestar's lifespan raises."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 @asynccontextmanager
@@ -127,17 +123,32 @@ async def connected(settings: Settings, runtime: AbstractAsyncContextManager[T])
 
 def ask(query: Callable[[Service], Awaitable[T]]) -> T:
     """Run a query on the stored data."""
+
+    async def asked(settings: Settings) -> T:
+        async with connected(settings, open_runtime(settings)) as runtime:
+            return await query(Service(runtime))
+
     with explained():
-        settings = load_settings()
-        log_to_stderr("warning")
-        if settings.database_url == MEMORY:
-            raise NothingKept
-        return asyncio.run(_ask(settings, query))
+        return asyncio.run(asked(settings_of_stored_data()))
 
 
-async def _ask(settings: Settings, query: Callable[[Service], Awaitable[T]]) -> T:
-    async with connected(settings, open_runtime(settings)) as runtime:
-        return await query(Service(runtime))
+def answer(query: Callable[[Service], Awaitable[T]], show: Callable[[T], None], *, as_json: bool) -> T:
+    """Run a query on the stored data, and print its result: as JSON, or by `show`."""
+    found = ask(query)
+    if as_json:
+        show_json(found)
+    else:
+        show(found)
+    return found
+
+
+def settings_of_stored_data() -> Settings:
+    """Read the settings of a command that works on stored data. Raises `NothingKept` if there are none."""
+    settings = load_settings()
+    log_to_stderr("warning")
+    if settings.database_url == MEMORY:
+        raise NothingKept
+    return settings
 
 
 def here() -> Caller:

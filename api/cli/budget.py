@@ -1,15 +1,13 @@
 """`threadfold threads budget`."""
 
-from datetime import datetime
-from uuid import UUID
-
 import click
 
-from api.cli.bootstrap import ask
-from api.cli.options import back_to, point
-from api.cli.output import as_json, moment, show_fields, show_json, show_table
+from api.cli.bootstrap import answer
+from api.cli.options import back_to
+from api.cli.output import as_json, moment, show_fields, show_table
 from api.http.caller import Caller
 from api.schemas.budget import BudgetView, WindowSpending
+from api.services.history import PointInTime
 from domain.ids import ThreadId
 
 
@@ -17,25 +15,18 @@ from domain.ids import ThreadId
 @click.argument("thread", type=click.UUID)
 @back_to
 @as_json
-def budget(*, thread: UUID, at_version: int | None, at_time: datetime | None, as_json: bool) -> None:
+def budget(*, thread: ThreadId, place: PointInTime, as_json: bool) -> None:
     """Show a thread's limits, what is spent and what is left: now, at a version, or at an instant."""
-    place = point(at_version, at_time)
-    view = ask(lambda service: service.budget(ThreadId(thread), Caller(), place))
-    if as_json:
-        show_json(view)
-        return
-    show_fields(_budget(view))
-    click.echo()
-    show_table(["WINDOW", "SINCE (UTC)", "TOKENS", "COST", "LEFT"], [_window(window) for window in view.windows])
+    answer(lambda service: service.budget(thread, Caller(), place), _show, as_json=as_json)
 
 
-def _budget(view: BudgetView) -> list[tuple[str, str | None]]:
+def _show(view: BudgetView) -> None:
     models = [
         f"{spent.model}: {spent.prompt_tokens:,} in prompts, {spent.completion_tokens:,} in answers"
         for spent in view.windows[-1].models  # the lifetime
     ]
     until = f"until {moment(view.until)} UTC" if view.until else "until a new budget is set"
-    return [
+    show_fields(
         ("Thread", str(view.thread_id)),
         ("Version", str(view.version)),
         ("Checkpoint", view.checkpoint),
@@ -43,7 +34,9 @@ def _budget(view: BudgetView) -> list[tuple[str, str | None]]:
         ("Budget", "nothing limits it" if not view.limits else "over" if view.over else "not used up"),
         ("Over", until if view.over else None),
         ("Models", "\n".join(models) or None),
-    ]
+    )
+    click.echo()
+    show_table(["WINDOW", "SINCE (UTC)", "TOKENS", "COST", "LEFT"], map(_window, view.windows))
 
 
 def _window(of: WindowSpending) -> list[str]:

@@ -21,7 +21,7 @@ from domain.ids import Version
 from domain.thread.codec import Recorded, to_json
 from domain.thread.events import ApprovalRequested, TurnCompleted, TurnEnd
 from domain.thread.state import Idle, Running
-from infrastructure.settings import Settings, load_settings
+from infrastructure.settings import load_settings
 
 with suppress(ImportError):
     import readline  # noqa: F401  (gives input() editing and a history)
@@ -46,18 +46,13 @@ def chat(*, graph: str | None, thread: UUID | None) -> None:
             logging.getLogger(f"domain.application.turns.{module}").setLevel(logging.CRITICAL)
         stack = AsyncExitStack()
         try:
-            talk = runner.run(_begin(stack, settings, graph, thread))
+            runtime = runner.run(stack.enter_async_context(connected(settings, open_runtime(settings))))
+            talk = Talk(Service(runtime), graph, thread)
+            runner.run(talk.greet())
             status = _converse(runner, talk)
         finally:
             runner.run(stack.aclose())
     raise SystemExit(status)
-
-
-async def _begin(stack: AsyncExitStack, settings: Settings, graph: str | None, thread: UUID | None) -> "Talk":
-    runtime = await stack.enter_async_context(connected(settings, open_runtime(settings)))
-    talk = Talk(Service(runtime), graph, thread)
-    await talk.greet()
-    return talk
 
 
 def _converse(runner: asyncio.Runner, talk: "Talk") -> int:
@@ -72,7 +67,11 @@ def _converse(runner: asyncio.Runner, talk: "Talk") -> int:
                 talk.screen.complain(str(error))
                 failed = True
     except KeyboardInterrupt:
-        _leave(runner, talk)
+        talk.screen.note("Leaving. The running turn has 5 s to end; Ctrl-C again does not wait.")
+        try:
+            runner.run(talk.leave())
+        except KeyboardInterrupt:
+            runner.run(talk.leave(grace=0.0))
         return INTERRUPTED
     return EXIT_PROBLEM if failed and not sys.stdin.isatty() else 0
 
@@ -90,15 +89,6 @@ def _lines() -> Iterator[str]:
             return
         if line.strip():
             yield line.strip()
-
-
-def _leave(runner: asyncio.Runner, talk: "Talk") -> None:
-    """Leave while a turn runs: it may end now, or continue later."""
-    talk.screen.note("Leaving. The running turn has 5 s to end; Ctrl-C again does not wait.")
-    try:
-        runner.run(talk.leave())
-    except KeyboardInterrupt:
-        runner.run(talk.leave(grace=0.0))
 
 
 class Talk:

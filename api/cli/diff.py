@@ -1,45 +1,65 @@
 """`threadfold threads diff`."""
 
 from datetime import datetime
-from uuid import UUID
 
 import click
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from api.cli.bootstrap import ask, here
-from api.cli.options import VersionOrInstant, limited
-from api.cli.output import as_json, moment, show_fields, show_json, show_table
+from api.cli.bootstrap import answer, here
+from api.cli.options import limited, version_or_instant
+from api.cli.output import as_json, moment, show_fields, show_table
 from api.schemas.history import DiffView, PointView
 from api.services.history import PointInTime
 from domain.ids import ThreadId
 from domain.thread.codec import to_json
-from domain.thread.diff import Changes, Counts, ValueChange
+from domain.thread.diff import ValueChange
 
 
 @click.command()
 @click.argument("thread", type=click.UUID)
-@click.argument("since", metavar="FROM", type=VersionOrInstant())
-@click.argument("until", metavar="[TO]", type=VersionOrInstant(), required=False)
+@click.argument("since", metavar="FROM", type=version_or_instant)
+@click.argument("until", metavar="[TO]", type=version_or_instant, required=False)
 @limited
 @as_json
-def diff(*, thread: UUID, since: int | datetime, until: int | datetime | None, limit: int, as_json: bool) -> None:
+def diff(*, thread: ThreadId, since: int | datetime, until: int | datetime | None, limit: int, as_json: bool) -> None:
     """Show what happened after FROM and up to TO, by default up to now: versions, or instants in ISO 8601.
 
     FROM 0 is before the first event.
     """
     begin, end = _either(since, "from"), _either(until, "to")
-    view = ask(lambda service: service.history.diff(ThreadId(thread), begin, end, limit, None, here()))
-    if as_json:
-        show_json(view)
-        return
-    show_fields(_diff(view))
+    answer(lambda service: service.history.diff(thread, begin, end, limit, None, here()), _show, as_json=as_json)
+
+
+def _show(view: DiffView) -> None:
+    changes, counts = view.changes, view.counts
+    summary = changes.summary and changes.summary.after
+    calls = [f"{tool}: {_numbers(found)}" for tool, found in counts.tool_calls.items()]
+    nodes = [f"{node}: {_numbers(found)}" for node, found in counts.nodes.items()]
+    models = [f"{model}: {number:,}" for model, number in counts.model_calls.items()]
+    tokens = f"{counts.tokens.prompt:,} in prompts, {counts.tokens.completion:,} in answers"
+    counted = f" (counted up to version {view.counted_to})" if view.truncated else ""
+    show_fields(
+        ("Thread", str(view.thread_id)),
+        ("From", _place(view.since)),
+        ("To", _place(view.until)),
+        ("Values", "\n".join(f"{value.pointer} {_value(value)}" for value in changes.values) or None),
+        ("Graph", f"{changes.graph.before or 'none'} → {changes.graph.after}" if changes.graph else None),
+        ("Summary", f"up to version {summary.through}: {summary.text}" if summary else None),
+        ("Events", f"{sum(counts.events.values()):,}{counted}"),
+        ("Messages", _numbers(counts.messages) or None),
+        ("Turns", _numbers(counts.turns) or None),
+        ("Tool calls", "\n".join(calls) or None),
+        ("Nodes", "\n".join(nodes) or None),
+        ("Model calls", "\n".join(models) or None),
+        ("Tokens", tokens if models else None),
+    )
     if view.happened.items:
         click.echo()
         rows = [[str(event.version), moment(event.recorded_at), event.sentence] for event in view.happened.items]
         show_table(["VERSION", "RECORDED (UTC)", "WHAT HAPPENED"], rows, wrap=True)
     if view.happened.next_cursor:
-        following = f"{thread} {view.happened.items[-1].version} {view.until.version}"
+        following = f"{view.thread_id} {view.happened.items[-1].version} {view.until.version}"
         click.echo(f"There are more: threadfold threads diff {following}", err=True)
 
 
@@ -48,19 +68,6 @@ def _either(given: int | datetime | None, name: str) -> PointInTime:
     if isinstance(given, datetime):
         return PointInTime(None, given, name, name)
     return PointInTime(given, None, name, name)
-
-
-def _diff(view: DiffView) -> list[tuple[str, str | None]]:
-    counted = f" (counted up to version {view.counted_to})" if view.truncated else ""
-    return [
-        ("Thread", str(view.thread_id)),
-        ("From", _place(view.since)),
-        ("To", _place(view.until)),
-        ("Values", "\n".join(f"{value.pointer} {_value(value)}" for value in view.changes.values) or None),
-        *_changes(view.changes),
-        ("Events", f"{sum(view.counts.events.values()):,}{counted}"),
-        *_counts(view.counts),
-    ]
 
 
 def _place(point: PointView) -> str:
@@ -76,29 +83,6 @@ def _value(change: ValueChange) -> str:
             return f"is gone; it was {to_json(change.before)}"
         case "changed":
             return f"is {to_json(change.after)}; it was {to_json(change.before)}"
-
-
-def _changes(changes: Changes) -> list[tuple[str, str | None]]:
-    summary = changes.summary and changes.summary.after
-    return [
-        ("Graph", f"{changes.graph.before or 'none'} → {changes.graph.after}" if changes.graph else None),
-        ("Summary", f"up to version {summary.through}: {summary.text}" if summary else None),
-    ]
-
-
-def _counts(counts: Counts) -> list[tuple[str, str | None]]:
-    calls = [f"{tool}: {_numbers(found)}" for tool, found in counts.tool_calls.items()]
-    nodes = [f"{node}: {_numbers(found)}" for node, found in counts.nodes.items()]
-    models = [f"{model}: {number:,}" for model, number in counts.model_calls.items()]
-    tokens = f"{counts.tokens.prompt:,} in prompts, {counts.tokens.completion:,} in answers"
-    return [
-        ("Messages", _numbers(counts.messages) or None),
-        ("Turns", _numbers(counts.turns) or None),
-        ("Tool calls", "\n".join(calls) or None),
-        ("Nodes", "\n".join(nodes) or None),
-        ("Model calls", "\n".join(models) or None),
-        ("Tokens", tokens if models else None),
-    ]
 
 
 def _numbers(counts: Struct) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 from msgspec import Struct
 
-from api.cli.bootstrap import ask, here
-from api.cli.output import as_json, counted, show_json, visible
+from api.cli.bootstrap import answer, here
+from api.cli.output import as_json, counted, visible
 from api.cli.progress import bars
 from api.services.threads import Service
 from infrastructure.archive.export import Exported, export_log
@@ -36,11 +36,7 @@ def export(*, directory: Path, format_: Format | None, as_json: bool) -> None:
     Each run continues where the previous one ended. If a run was killed, run it again. docs/export.md describes the
     files.
     """
-    report = ask(lambda service: _export(service, directory, format_))
-    if as_json:
-        show_json(report)
-    else:
-        _show(report)
+    answer(lambda service: _export(service, directory, format_), _show, as_json=as_json)
 
 
 async def _export(service: Service, directory: Path, format_: Format | None) -> Report:
@@ -49,10 +45,10 @@ async def _export(service: Service, directory: Path, format_: Format | None) -> 
     with bars() as shown:
         exported = await export_log(
             runtime.repository.store,
-            runtime.archive,
+            runtime.log.archive,
             directory,
             format_,
-            lambda new, done: shown.reach("Events", done, new),
+            lambda new, more: shown.more("Events", more, new),
         )
     return Report(exported, round(time.monotonic() - started, 3))
 

@@ -34,7 +34,8 @@ def graph(*, name: str | None, mermaid: bool, as_json: bool) -> None:
     elif chosen:
         _show(views[0])
     else:
-        show_table(["GRAPH", "START", "NODES", "TOOLS"], [_row(view) for view in views])
+        rows = [[one.name, one.start, str(len(one.nodes)), ", ".join(tool.name for tool in one.tools)] for one in views]
+        show_table(["GRAPH", "START", "NODES", "TOOLS"], rows)
 
 
 async def _views(settings: Settings, name: str | None) -> Sequence[GraphView]:
@@ -44,31 +45,21 @@ async def _views(settings: Settings, name: str | None) -> Sequence[GraphView]:
         return [graph_view(agent) for _, agent in sorted(agents.items())]
 
 
-def _row(view: GraphView) -> list[str]:
-    return [view.name, view.start, str(len(view.nodes)), ", ".join(tool.name for tool in view.tools)]
-
-
 def _show(view: GraphView) -> None:
     show_fields(
-        [
-            ("Graph", view.name),
-            ("Fingerprint", view.fingerprint),
-            ("Start", view.start),
-            ("Step limit", counted(view.step_limit, "node")),
-        ]
+        ("Graph", view.name),
+        ("Fingerprint", view.fingerprint),
+        ("Start", view.start),
+        ("Step limit", counted(view.step_limit, "node")),
     )
     click.echo()
     show_table(["NODE", "TIMEOUT", "ATTEMPTS", "NEXT"], [_node(node) for node in view.nodes], wrap=True)
     if view.tools:
         click.echo()
-        tools = [[tool.name, f"{tool.timeout:g} s", _first_line(tool.description)] for tool in view.tools]
+        tools = [[tool.name, f"{tool.timeout:g} s", tool.description.strip().partition("\n")[0]] for tool in view.tools]
         show_table(["TOOL", "TIMEOUT", "DESCRIPTION"], tools, wrap=True)
 
 
 def _node(node: NodeView) -> list[str]:
     following = node.next if isinstance(node.next, str) else ", ".join(f"{k} → {v}" for k, v in node.next.items())
     return [node.name, f"{node.timeout:g} s", str(node.attempts), following]
-
-
-def _first_line(text: str) -> str:
-    return text.strip().partition("\n")[0]

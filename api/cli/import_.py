@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 from msgspec import Struct
 
-from api.cli.bootstrap import ask
-from api.cli.output import as_json, counted, show_json
+from api.cli.bootstrap import answer
+from api.cli.output import as_json, counted
 from api.cli.progress import bars
 from api.services.threads import Service
 from domain.application.archive import Imported, import_log
@@ -30,11 +30,7 @@ def import_(*, directory: Path, as_json: bool) -> None:
     The import is one transaction: if a run was killed, the database is still empty, so run it again. Every file, hash,
     version and position is checked before the commit.
     """
-    report = ask(lambda service: _import(service, directory))
-    if as_json:
-        show_json(report)
-    else:
-        _show(report.imported, report.seconds)
+    answer(lambda service: _import(service, directory), _show, as_json=as_json)
 
 
 async def _import(service: Service, directory: Path) -> Report:
@@ -45,14 +41,15 @@ async def _import(service: Service, directory: Path) -> Report:
     with bars() as shown:
         files.check(lambda size: shown.more("Bytes checked", size, files.size))
         imported = await import_log(
-            service.runtime.archive, files, lambda what, more: shown.more(what.capitalize(), more, totals.get(what))
+            service.runtime.log.archive, files, lambda what, more: shown.more(what.capitalize(), more, totals.get(what))
         )
     return Report(imported, round(time.monotonic() - started, 3))
 
 
-def _show(imported: Imported, seconds: float) -> None:
+def _show(report: Report) -> None:
+    imported = report.imported
     what = f"{counted(imported.events, 'event')}, {counted(imported.threads, 'thread')}"
     what += f", {counted(imported.commands, 'command')}"
     verified = "Every hash, version and position was verified."
     going_on = f" {counted(imported.running, 'thread')} will continue." if imported.running else ""
-    click.echo(f"Imported {what} in {seconds:.1f} s. {verified}{going_on}")
+    click.echo(f"Imported {what} in {report.seconds:.1f} s. {verified}{going_on}")

@@ -1,15 +1,13 @@
 """`threadfold limits`."""
 
 import re
-from collections.abc import Callable
-from typing import Any, TypeVar, cast, get_args
+from typing import cast, get_args
 
 import click
 
-from api.cli.bootstrap import ask, here
+from api.cli.bootstrap import answer, here
 from api.cli.options import limited
-from api.cli.output import as_json as json_option
-from api.cli.output import moment, show_json, show_table
+from api.cli.output import as_json, moment, show_table
 from api.http.caller import Caller
 from api.schemas.budget import Left, LimitView
 from api.schemas.limits import AmountView, CountedLimit, LimitsView, ScopeView, Setting, scope_of
@@ -19,33 +17,18 @@ from domain.money import units
 from domain.thread.events import Limit
 from domain.windows import Span
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
 SHARE = click.FloatRange(0, 1, min_open=True)
 MONEY = r"\d{1,9}(?:\.\d{1,12})?"
 FORM = re.compile(rf"({'|'.join(get_args(Span))})=(?:(\d{{1,16}})(?:,({MONEY})usd)?|({MONEY})usd)")
 
 
-class LimitType(click.ParamType[Any]):
-    """A limit such as `day=100000` or `month=25usd`: a window, and tokens, dollars or both."""
-
-    name = "WINDOW=TOKENS,DOLLARSusd"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Limit:
-        """Parse a limit."""
-        if isinstance(value, Limit):
-            return value
-        match = FORM.fullmatch(value)
-        if match is None:
-            self.fail(f"{value!r} is not a limit; examples: day=100000, month=25usd, turn=9000,0.5usd", param, ctx)
-        window, tokens, dollars = cast(Span, match[1]), match[2], match[3] or match[4]
-        return Limit(window, int(tokens) if tokens else None, units(float(dollars)) if dollars else None)
-
-
-def scope_options(command: Command) -> Command:
-    """Add the options `--agent` and `--model`."""
-    agent = click.option("--agent", help="Only calls of this agent.")
-    return agent(click.option("--model", help="Only calls of this model.")(command))
+def parse_limit(text: str) -> Limit:
+    """Parse a limit such as `day=100000` or `month=25usd`: a window, and tokens, dollars or both."""
+    match = FORM.fullmatch(text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a limit; examples: day=100000, month=25usd, turn=9000,0.5usd")
+    window, tokens, dollars = cast(Span, match[1]), match[2], match[3] or match[4]
+    return Limit(window, int(tokens) if tokens else None, units(float(dollars)) if dollars else None)
 
 
 @click.group()
@@ -54,17 +37,18 @@ def limits() -> None:
 
 
 @limits.command("list")
-@json_option
+@as_json
 def list_limits(*, as_json: bool) -> None:
     """Show all limits: what is spent, what is reserved for calls in flight, and what is left."""
-    _show(ask(lambda service: service.limits.show(Caller())), as_json=as_json)
+    answer(lambda service: service.limits.show(Caller()), _show, as_json=as_json)
 
 
 @limits.command("set")
-@click.argument("given", metavar="[LIMIT]...", type=LimitType(), nargs=-1)
-@scope_options
+@click.argument("given", metavar="[LIMIT]...", type=parse_limit, nargs=-1)
+@click.option("--agent", help="Only calls of this agent.")
+@click.option("--model", help="Only calls of this model.")
 @click.option("--warn-at", type=SHARE, default=0.8, show_default=True, help="The warning threshold, a share.")
-@json_option
+@as_json
 def set_limits(
     *, given: tuple[Limit, ...], agent: str | None, model: str | None, warn_at: float, as_json: bool
 ) -> None:
@@ -80,29 +64,25 @@ def set_limits(
             hint = f"--{error.field}" if error.field in {"agent", "model"} else "LIMIT"
             raise click.BadParameter(error.why, param_hint=hint) from error
 
-    _show(ask(setting), as_json=as_json)
+    answer(setting, _show, as_json=as_json)
 
 
 @limits.command()
 @limited
-@json_option
+@as_json
 def history(*, limit: int, as_json: bool) -> None:
     """List what was set and lifted, when and by whom, newest first."""
-    found = ask(lambda service: service.limits.history(Caller(), limit))
-    if as_json:
-        show_json(found)
-        return
-    show_table(["SET (UTC)", "BY", "AGENT", "MODEL", "LIMITS"], [_setting(one) for one in found])
+    answer(
+        lambda service: service.limits.history(Caller(), limit),
+        lambda found: show_table(["SET (UTC)", "BY", "AGENT", "MODEL", "LIMITS"], map(_setting, found)),
+        as_json=as_json,
+    )
 
 
-def _show(view: LimitsView, *, as_json: bool) -> None:
-    if as_json:
-        show_json(view)
-    elif not view.scopes:
-        click.echo("Nothing is limited.")
-    else:
-        headings = ["AGENT", "MODEL", "WINDOW", "LIMIT", "SPENT", "RESERVED", "LEFT", ""]
-        show_table(headings, [_row(scope, limit) for scope in view.scopes for limit in scope.limits])
+def _show(view: LimitsView) -> None:
+    rows = [_row(scope, limit) for scope in view.scopes for limit in scope.limits]
+    headings = ["AGENT", "MODEL", "WINDOW", "LIMIT", "SPENT", "RESERVED", "LEFT", ""]
+    show_table(headings, rows, empty="Nothing is limited.")
 
 
 def _row(scope: ScopeView, limit: CountedLimit) -> list[str]:

@@ -4,9 +4,9 @@ import asyncio
 
 import click
 
-from api.cli.bootstrap import NothingKept, connecting, explained, log_to_stderr, place_of
-from api.runtime.stores import MEMORY, database
-from infrastructure.settings import Settings, load_settings
+from api.cli.bootstrap import connecting, explained, place_of, settings_of_stored_data
+from api.runtime.stores import database
+from infrastructure.settings import Settings
 from migrations.run import current
 from migrations.run import migrate as upgrade
 
@@ -15,10 +15,7 @@ from migrations.run import migrate as upgrade
 def migrate() -> None:
     """Migrate the database to the newest schema, and print its revision."""
     with explained():
-        settings = load_settings()
-        log_to_stderr("warning")
-        if settings.database_url == MEMORY:
-            raise NothingKept
+        settings = settings_of_stored_data()
         with connecting(settings):
             before, after = asyncio.run(_migrate(settings))
     done = "is the newest already" if before == after else f"was {before or 'none'} before"

@@ -13,16 +13,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from api.schemas.page import Page
+
+T = TypeVar("T")
+
 UNBOUNDED = 100_000
 """Columns of an output that is not a terminal: nothing is cut off."""
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
-as_json: Callable[[Command], Command] = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON document instead of a table."
-)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 
 
 def terminal() -> Console:
@@ -36,8 +36,17 @@ def show_json(document: Any) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))
 
 
-def show_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, wrap: bool = False) -> None:
-    """Print rows. If they are wider than the terminal, the last column is cut off, or wrapped."""
+def show_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], *, wrap: bool = False, empty: str | None = None
+) -> None:
+    """Print rows. If they are wider than the terminal, the last column is cut off, or wrapped.
+
+    With `empty`, print that line instead of headings without rows.
+    """
+    rows = list(rows)
+    if empty and not rows:
+        click.echo(empty)
+        return
     console = terminal()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=console.width != UNBOUNDED)
     for heading in headings[:-1]:
@@ -48,7 +57,22 @@ def show_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, wrap: 
     _print(console, table)
 
 
-def show_fields(fields: Iterable[tuple[str, str | None]]) -> None:
+def show_page(page: Page[T], headings: Sequence[str], row: Callable[[T], Sequence[str]], *, empty: str) -> None:
+    """Print the items of a page as rows, and how to see the next page."""
+    show_table(headings, map(row, page.items), empty=empty)
+    if page.next_cursor:
+        click.echo(f"There are more: --limit takes up to 1000, --cursor {page.next_cursor} goes on.", err=True)
+
+
+def show_checked(what: str, problems: Sequence[str]) -> None:
+    """Print problems that were found, and what was checked."""
+    for problem in problems:
+        click.echo(visible(problem))
+    found = counted(len(problems), "problem") if problems else "no problem"
+    click.echo(f"Checked {what}: {found} found.")
+
+
+def show_fields(*fields: tuple[str, str | None]) -> None:
     """Print names and values, one pair a line; those without a value are omitted."""
     console = terminal()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)

@@ -2,40 +2,25 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 
-class Bars(Protocol):
+class Bars:
     """Progress bars by name."""
 
-    def reach(self, what: str, done: int, total: int) -> None:
-        """Set what is done of something."""
-
-    def more(self, what: str, done: int, total: int | None = None) -> None:
-        """Add to what is done of something."""
-
-
-class _Shown:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._tasks: dict[str, TaskID] = {}
 
-    def reach(self, what: str, done: int, total: int) -> None:
-        self._progress.update(self._task(what), completed=done, total=total)
-
     def more(self, what: str, done: int, total: int | None = None) -> None:
-        task = self._task(what)
-        if total is not None:
-            self._progress.update(task, total=total)
-        self._progress.advance(task, done)
-
-    def _task(self, what: str) -> TaskID:
+        """Add to what is done of something."""
         if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(what, total=None)
-        return self._tasks[what]
+        if total is not None:
+            self._progress.update(self._tasks[what], total=total)
+        self._progress.advance(self._tasks[what], done)
 
 
 @contextmanager
@@ -44,4 +29,4 @@ def bars() -> Iterator[Bars]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield _Shown(progress)
+        yield Bars(progress)

@@ -3,15 +3,13 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from uuid import UUID
 
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from api.cli.bootstrap import EXIT_PROBLEM, ask
-from api.cli.output import as_json as json_option
-from api.cli.output import moment, show_json, show_table, terminal
-from api.schemas.read_models import InstanceView
+from api.cli.bootstrap import EXIT_PROBLEM, answer, ask
+from api.cli.output import as_json, moment, show_table, terminal
+from api.schemas.read_models import InstanceView, ParkedView, ProjectionView
 from api.schemas.requests import MAX_THROTTLE
 from api.services.threads import Service
 from domain.ids import ThreadId
@@ -29,13 +27,13 @@ def projections() -> None:
 
 
 @projections.command("list")
-@json_option
+@as_json
 def list_projections(*, as_json: bool) -> None:
     """List the read models: which instance serves, how many events each is behind, and what is parked."""
-    found = ask(lambda service: service.projection_admin.projections())
-    if as_json:
-        show_json(found)
-        return
+    answer(lambda service: service.projection_admin.projections(), _show, as_json=as_json)
+
+
+def _show(found: Sequence[ProjectionView]) -> None:
     rows = [
         [
             projection.name,
@@ -82,26 +80,24 @@ def drop(*, name: str) -> None:
 
 
 @projections.command()
-@json_option
+@as_json
 def parked(*, as_json: bool) -> None:
     """List the threads that read models leave out since an event that they could not process."""
-    found = ask(lambda service: service.projection_admin.parked())
-    if as_json:
-        show_json(found)
-        return
-    if not found:
-        click.echo("Nothing is parked.")
-        return
+    answer(lambda service: service.projection_admin.parked(), _show_parked, as_json=as_json)
+
+
+def _show_parked(found: Sequence[ParkedView]) -> None:
     rows = [
         [one.projection, str(one.thread_id), str(one.version), one.type, moment(one.at), one.error] for one in found
     ]
-    show_table(["PROJECTION", "THREAD", "VERSION", "EVENT", "SINCE (UTC)", "ERROR"], rows, wrap=True)
+    headings = ["PROJECTION", "THREAD", "VERSION", "EVENT", "SINCE (UTC)", "ERROR"]
+    show_table(headings, rows, wrap=True, empty="Nothing is parked.")
 
 
 @projections.command()
 @click.argument("name")
 @click.argument("thread", type=click.UUID)
-def retry(*, name: str, thread: UUID) -> None:
+def retry(*, name: str, thread: ThreadId) -> None:
     """Retry a parked THREAD in the read model NAME, now that its handler can process the event."""
     _settle(name, thread, skip=False)
 
@@ -109,13 +105,13 @@ def retry(*, name: str, thread: UUID) -> None:
 @projections.command()
 @click.argument("name")
 @click.argument("thread", type=click.UUID)
-def skip(*, name: str, thread: UUID) -> None:
+def skip(*, name: str, thread: ThreadId) -> None:
     """Skip the event that THREAD is parked at in the read model NAME, and process the later ones."""
     _settle(name, thread, skip=True)
 
 
-def _settle(name: str, thread: UUID, *, skip: bool) -> None:
-    if ask(lambda service: service.projection_admin.settle(name, ThreadId(thread), skip=skip)):
+def _settle(name: str, thread: ThreadId, *, skip: bool) -> None:
+    if ask(lambda service: service.projection_admin.settle(name, thread, skip=skip)):
         click.echo(f"{thread} is up to date in {name}.")
         return
     click.echo(f"{thread} is parked again: `threadfold projections parked` says why.", err=True)
@@ -123,7 +119,7 @@ def _settle(name: str, thread: UUID, *, skip: bool) -> None:
 
 
 async def _rebuild(service: Service, names: Sequence[str], throttle: int | None) -> None:
-    await service.runtime.models.register([p.shape for p in service.runtime.runner.projections])
+    await service.runtime.log.models.register([p.shape for p in service.runtime.runner.projections])
     everything = names or [projection.name for projection in service.runtime.runner.projections]
     group = await service.projection_admin.rebuild(everything, throttle)
     counted = TextColumn("{task.completed:,.0f} of {task.total:,.0f} events {task.fields[rate]}")

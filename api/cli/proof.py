@@ -1,7 +1,5 @@
 """`threadfold proof`."""
 
-from uuid import UUID
-
 import click
 
 from api.cli.bootstrap import EXIT_PROBLEM, ask, here
@@ -15,14 +13,14 @@ from domain.ids import MAX_VERSION, ThreadId
 @click.command()
 @click.argument("thread", type=click.UUID)
 @click.argument("version", type=click.IntRange(1, MAX_VERSION))
-def proof(*, thread: UUID, version: int) -> None:
+def proof(*, thread: ThreadId, version: int) -> None:
     """Prove that the event VERSION of THREAD is in the sealed log. Prints JSON for docs/verify_event.py.
 
     Exits with 1 if the proof is invalid, or if no seal covers the event yet.
     """
 
     async def prove(service: Service) -> tuple[ProofView, bool]:
-        made = await service.audit.prove(ThreadId(thread), version, here())
+        made = await service.audit.prove(thread, version, here())
         return proof_view(made), verify_proof(made, service.runtime.sealer.verifier)
 
     document, sound = ask(prove)

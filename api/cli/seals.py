@@ -1,31 +1,26 @@
 """`threadfold seals`: list, make, check, key."""
 
 import base64
-import binascii
-from typing import Any
 
 import click
 
-from api.cli.bootstrap import EXIT_PROBLEM, ask
-from api.cli.output import as_json, counted, moment, show_json, show_table, visible
+from api.cli.bootstrap import EXIT_PROBLEM, answer, ask
+from api.cli.output import as_json, counted, moment, show_checked, show_json, show_table
+from api.schemas.page import Page
 from api.schemas.seals import SealView, in_base64, seal_view, whole_seal
+from domain.application.audit.check_seals import SealsChecked
 from infrastructure.signing import KEY_BYTES, new_key
 
 
-class PublicKey(click.ParamType[Any]):
-    """An Ed25519 public key in base64."""
-
-    name = "BASE64"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
-        """Read a key."""
-        try:
-            key = value if isinstance(value, bytes) else base64.b64decode(value, validate=True)
-        except (binascii.Error, ValueError):
-            key = b""
-        if len(key) != KEY_BYTES:
-            self.fail(f"{value!r} is not a public key: expected {KEY_BYTES} bytes in base64", param, ctx)
-        return key
+def public_key(text: str) -> bytes:
+    """Read an Ed25519 public key in base64."""
+    try:
+        key = base64.b64decode(text, validate=True)
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise click.BadParameter(f"{text!r} is not a public key: expected {KEY_BYTES} bytes in base64")
+    return key
 
 
 @click.group()
@@ -39,14 +34,12 @@ def seals() -> None:
 @as_json
 def list_seals(*, limit: int, cursor: str | None, as_json: bool) -> None:
     """List seals, the newest first."""
-    page = ask(lambda service: service.audit.seals(cursor, limit))
-    if as_json:
-        show_json(page)
-        return
-    if not page.items:
-        click.echo("There are no seals.")
-        return
-    show_table(["SEAL", "MADE (UTC)", "EVENTS", "KEY", "ROOT"], [_row(seal) for seal in page.items])
+    answer(lambda service: service.audit.seals(cursor, limit), _show, as_json=as_json)
+
+
+def _show(page: Page[SealView]) -> None:
+    headings = ["SEAL", "MADE (UTC)", "EVENTS", "KEY", "ROOT"]
+    show_table(headings, map(_row, page.items), empty="There are no seals.")
     if page.next_cursor:
         click.echo(f"There are more: raise --limit (up to 1000), or add --cursor {page.next_cursor}", err=True)
 
@@ -71,7 +64,12 @@ def make(*, new_key: bool, as_json: bool) -> None:
 @seals.command()
 @click.argument("number", type=click.IntRange(1, 2**63 - 1), required=False)
 @click.option(
-    "--public-key", "keys", type=PublicKey(), multiple=True, help="A key to trust.  [default: that of SIGNING_KEY]"
+    "--public-key",
+    "keys",
+    type=public_key,
+    metavar="BASE64",
+    multiple=True,
+    help="A key to trust.  [default: that of SIGNING_KEY]",
 )
 @as_json
 def check(*, number: int | None, keys: tuple[bytes, ...], as_json: bool) -> None:
@@ -79,15 +77,7 @@ def check(*, number: int | None, keys: tuple[bytes, ...], as_json: bool) -> None
 
     Exits with 1 if there are problems. Without a trusted key, anyone who can write seals could have signed them.
     """
-    checked = ask(lambda service: service.audit.check(number, keys))
-    if as_json:
-        show_json(checked)
-    else:
-        for problem in checked.problems:
-            click.echo(visible(problem))
-        found = counted(len(checked.problems), "problem") if checked.problems else "no problem"
-        covered = f"{counted(checked.seals, 'seal')}, {counted(checked.events, 'event')} covered"
-        click.echo(f"Checked {covered}: {found} found.")
+    checked = answer(lambda service: service.audit.check(number, keys), _show_check, as_json=as_json)
     if checked.problems:
         raise SystemExit(EXIT_PROBLEM)
 
@@ -101,6 +91,10 @@ def key() -> None:
     setting, signer = new_key()
     click.echo(f"# Public key: {in_base64(signer.public_key)}, key id: {signer.key_id}")
     click.echo(f"SIGNING_KEY={setting}")
+
+
+def _show_check(checked: SealsChecked) -> None:
+    show_checked(f"{counted(checked.seals, 'seal')}, {counted(checked.events, 'event')} covered", checked.problems)
 
 
 def _row(seal: SealView) -> list[str]:

@@ -1,25 +1,23 @@
 """`threadfold threads`: list, show, events, state, budget, diff, tail."""
 
 from contextlib import aclosing, suppress
-from datetime import datetime
-from uuid import UUID
+from functools import partial
 
 import click
 
-from api.cli.bootstrap import ask, here
+from api.cli.bootstrap import answer, ask, here
 from api.cli.budget import budget
 from api.cli.diff import diff
-from api.cli.options import back_to, limited, point
-from api.cli.output import as_json, moment, show_fields, show_json, show_table, terminal
+from api.cli.options import back_to, limited, named_as_options
+from api.cli.output import as_json, moment, show_fields, show_json, show_page, show_table, terminal
 from api.cli.turn_printer import Screen
 from api.schemas.events import EventView, event_view
 from api.schemas.page import Page
 from api.schemas.state import StateView, WindowMessage, state_view
-from api.services.history import HistoryCursor, PageRequest
+from api.services.history import HistoryCursor, PageRequest, PointInTime
 from api.services.read_models import Filters
 from api.services.threads import Service
 from domain.application.streaming.follow import follow
-from domain.errors import InvalidInput
 from domain.ids import MAX_VERSION, ThreadId, Version
 from domain.thread.codec import Recorded, to_json
 from domain.thread.state import Ended
@@ -58,56 +56,42 @@ def list_threads(
 
     async def listing(service: Service) -> Page[ThreadSummary]:
         await service.runtime.catch_up()
-        try:
+        with named_as_options():
             filters = Filters(status, search=search, outcome=outcome, reason=reason)
             return await service.reading.threads(filters, cursor, limit, here())
-        except InvalidInput as error:
-            raise click.BadParameter(error.why, param_hint=f"--{error.field}") from error
 
-    page = ask(listing)
-    if as_json:
-        show_json(page)
-        return
-    if not page.items:
-        click.echo("There are no threads." if cursor is None else "There are no more threads.")
-        return
-    wide = terminal().width >= WIDE_COLUMNS
-    headings = ["THREAD", "STATUS", "EVENTS", "OPENED (UTC)", *(["LAST EVENT (UTC)"] if wide else []), "TITLE"]
-    show_table(headings, [_entry(entry, wide=wide) for entry in page.items])
-    if page.next_cursor:
-        click.echo(f"There are more: --limit takes up to 1000, --cursor {page.next_cursor} goes on.", err=True)
+    def show(page: Page[ThreadSummary]) -> None:
+        wide = terminal().width >= WIDE_COLUMNS
+        headings = ["THREAD", "STATUS", "EVENTS", "OPENED (UTC)", *(["LAST EVENT (UTC)"] if wide else []), "TITLE"]
+        empty = "There are no threads." if cursor is None else "There are no more threads."
+        show_page(page, headings, partial(_entry, wide=wide), empty=empty)
+
+    answer(listing, show, as_json=as_json)
 
 
 @threads.command()
 @click.argument("thread", type=click.UUID)
 @back_to
 @as_json
-def show(*, thread: UUID, at_version: int | None, at_time: datetime | None, as_json: bool) -> None:
+def show(*, thread: ThreadId, place: PointInTime, as_json: bool) -> None:
     """Summarise a thread: now, at a version, or at an instant."""
-    place = point(at_version, at_time)
+    answer(lambda service: service.history.summary(thread, here(), place), _show, as_json=as_json)
 
-    async def summarise(service: Service) -> ThreadSummary:
-        return await service.history.summary(ThreadId(thread), here(), place)
 
-    found = ask(summarise)
-    if as_json:
-        show_json(found)
-        return
+def _show(found: ThreadSummary) -> None:
     show_fields(
-        [
-            ("Thread", str(found.thread_id)),
-            ("Title", found.title or None),
-            ("Graph", found.graph),
-            ("Subject", found.subject or None),
-            ("Status", found.status),
-            ("Waits for", ", ".join(one.tool or f"node {one.node}" for one in found.waiting_for) or None),
-            ("Events", f"{found.version:,}"),
-            ("Checkpoint", found.checkpoint),
-            ("Last event", f"{moment(found.last_event_at)} UTC"),
-            *_spent(found),
-            ("Running turn", str(found.running_turn) if found.running_turn else None),
-            ("Last turn", _ended(found.last_turn)),
-        ]
+        ("Thread", str(found.thread_id)),
+        ("Title", found.title or None),
+        ("Graph", found.graph),
+        ("Subject", found.subject or None),
+        ("Status", found.status),
+        ("Waits for", ", ".join(one.tool or f"node {one.node}" for one in found.waiting_for) or None),
+        ("Events", f"{found.version:,}"),
+        ("Checkpoint", found.checkpoint),
+        ("Last event", f"{moment(found.last_event_at)} UTC"),
+        *_spent(found),
+        ("Running turn", str(found.running_turn) if found.running_turn else None),
+        ("Last turn", _ended(found.last_turn)),
     )
 
 
@@ -116,18 +100,16 @@ def show(*, thread: UUID, at_version: int | None, at_time: datetime | None, as_j
 @click.option("--after", type=click.IntRange(0, MAX_VERSION), default=0, help="Begin after this version.")
 @limited
 @as_json
-def events(*, thread: UUID, after: int, limit: int, as_json: bool) -> None:
+def events(*, thread: ThreadId, after: int, limit: int, as_json: bool) -> None:
     """Read a thread's events as they were recorded."""
     asked = PageRequest(limit, HistoryCursor("asc", after))
-    page = ask(lambda service: service.history.events(ThreadId(thread), asked, here()))
+    page = ask(lambda service: service.history.events(thread, asked, here()))
     following = page.items[-1].version if page.next_cursor else None
     if as_json:
         show_json({"items": page.items, "next_after": following})
         return
-    if not page.items:
-        click.echo(f"There are no events after version {after}.")
-        return
-    show_table(["VERSION", "RECORDED (UTC)", "EVENT", "DATA"], [_event(event) for event in page.items])
+    headings = ["VERSION", "RECORDED (UTC)", "EVENT", "DATA"]
+    show_table(headings, map(_event, page.items), empty=f"There are no events after version {after}.")
     if following:
         click.echo(f"There are more: --after {following}", err=True)
 
@@ -136,32 +118,50 @@ def events(*, thread: UUID, after: int, limit: int, as_json: bool) -> None:
 @click.argument("thread", type=click.UUID)
 @back_to
 @as_json
-def state(*, thread: UUID, at_version: int | None, at_time: datetime | None, as_json: bool) -> None:
+def state(*, thread: ThreadId, place: PointInTime, as_json: bool) -> None:
     """Show a thread's state: now, at a version, or at an instant."""
-    place = point(at_version, at_time)
-    view = state_view(ask(lambda service: service.history.state(ThreadId(thread), place, here())))
-    if as_json:
-        show_json(view)
-        return
-    show_fields(_state(view))
+
+    async def viewed(service: Service) -> StateView:
+        return state_view(await service.history.state(thread, place, here()))
+
+    answer(viewed, _show_state, as_json=as_json)
+
+
+def _show_state(view: StateView) -> None:
+    turn = view.turn
+    calls = ", ".join(f"{call.request.name} ({call.status})" for call in turn.calls) if turn else ""
+    show_fields(
+        ("Thread", str(view.thread_id)),
+        ("Version", str(view.version)),
+        ("Checkpoint", view.checkpoint),
+        ("Recorded at", f"{moment(view.recorded_at)} UTC"),
+        ("Graph", view.graph),
+        ("Status", view.status),
+        ("Values", to_json(view.values)),
+        *_spent(view),
+        ("Running turn", f"{turn.turn_id}, attempt {turn.attempt} at node {turn.node}" if turn else None),
+        ("Open calls", calls or None),
+        ("Last turn", _ended(view.last_turn)),
+        ("Summary", f"up to version {view.summary.through}: {view.summary.text}" if view.summary else None),
+    )
     if view.window:
         click.echo()
-        show_table(["VERSION", "ROLE", "LIVE WINDOW"], [_message(message) for message in view.window], wrap=True)
+        show_table(["VERSION", "ROLE", "LIVE WINDOW"], map(_message, view.window), wrap=True)
 
 
 @threads.command()
 @click.argument("thread", type=click.UUID)
 @click.option("--after", type=click.IntRange(0, MAX_VERSION), help="Begin after this version.  [default: now]")
 @as_json
-def tail(*, thread: UUID, after: int | None, as_json: bool) -> None:
+def tail(*, thread: ThreadId, after: int | None, as_json: bool) -> None:
     """Follow a thread live, until Ctrl-C; with --json, one event a line."""
 
     async def show(service: Service) -> None:
         seen = None if after is None else Version(after)
-        loaded = await service.history.begin_stream(ThreadId(thread), here(), seen, "--after")
+        loaded = await service.history.begin_stream(thread, here(), seen, "--after")
         begin = loaded.head.version if seen is None else seen
         screen, broadcast = Screen(users=True), service.runtime.turns.services.broadcast
-        async with aclosing(follow(service.runtime.repository, broadcast, ThreadId(thread), begin)) as following:
+        async with aclosing(follow(service.runtime.repository, broadcast, thread, begin)) as following:
             async for signal in following:
                 if isinstance(signal, Recorded) and as_json:
                     click.echo(to_json(event_view(signal)))
@@ -187,25 +187,6 @@ def _status(entry: ThreadSummary) -> str:
 
 def _event(event: EventView) -> list[str]:
     return [str(event.version), moment(event.recorded_at), event.type, to_json(event.data)]
-
-
-def _state(view: StateView) -> list[tuple[str, str | None]]:
-    turn = view.turn
-    calls = ", ".join(f"{call.request.name} ({call.status})" for call in turn.calls) if turn else ""
-    return [
-        ("Thread", str(view.thread_id)),
-        ("Version", str(view.version)),
-        ("Checkpoint", view.checkpoint),
-        ("Recorded at", f"{moment(view.recorded_at)} UTC"),
-        ("Graph", view.graph),
-        ("Status", view.status),
-        ("Values", to_json(view.values)),
-        *_spent(view),
-        ("Running turn", f"{turn.turn_id}, attempt {turn.attempt} at node {turn.node}" if turn else None),
-        ("Open calls", calls or None),
-        ("Last turn", _ended(view.last_turn)),
-        ("Summary", f"up to version {view.summary.through}: {view.summary.text}" if view.summary else None),
-    ]
 
 
 def _spent(of: ThreadSummary | StateView) -> list[tuple[str, str | None]]:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from api.cli.output import visible
-from domain.application.streaming.broadcast import Delta, Withdrawn
+from domain.ports.wakeups import Delta, Withdrawn
 from domain.thread import events
 from domain.thread.codec import Recorded, to_json
 from domain.thread.describe import finish_in_words
@@ -74,21 +74,17 @@ class Screen:
                 self.complain(_how_it_ended(event))
             case events.TurnCompleted(reason=reason) if reason:
                 self.complain(f"The turn completed, but {finish_in_words(reason)}.")
-            case _:
-                return
 
     def _message(self, said: events.MessageAppended) -> None:
         if said.role == "assistant":
-            self._said(said.content or "")
+            content = said.content or ""
+            if self._provisional != content:
+                self._withdraw()
+                self._print(content, end="")
+                self._provisional = content
+            self._end_line()
         elif self._users:
             self.note(f"> {said.content}")
-
-    def _said(self, content: str) -> None:
-        if self._provisional != content:
-            self._withdraw()
-            self._print(content, end="")
-            self._provisional = content
-        self._end_line()
 
     def _start(self, call: int) -> None:
         self._open.add(call)

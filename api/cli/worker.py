@@ -24,18 +24,15 @@ class NothingToShare(ThreadfoldError):
     """DATABASE_URL is memory://, which other processes cannot reach: `threadfold serve` runs the turns itself."""
 
 
-class _Lease(click.ParamType[Fence]):
-    name = "shard:epoch"
-
-    def convert(self, value: str, _param: click.Parameter | None, _context: click.Context | None) -> Fence:
-        shard, _, epoch = value.partition(":")
-        return Fence(Shard(int(shard)), int(epoch))
+def _fence(text: str) -> Fence:
+    shard, _, epoch = text.partition(":")
+    return Fence(Shard(int(shard)), int(epoch))
 
 
 @click.command()
 @click.option("--projecting", type=click.UUID, hidden=True, help="Only run the projections of this worker's shards.")
 @click.option("--alone", type=click.UUID, hidden=True, help="Only run the turn of this thread, and exit with it.")
-@click.option("--fence", "lease", type=_Lease(), hidden=True, help="The lease of another worker for that: shard:epoch.")
+@click.option("--fence", "lease", type=_fence, hidden=True, help="The lease of another worker for that: shard:epoch.")
 @click.option("--convicted", type=int, hidden=True, help="Fail that turn if it began at this version or before.")
 @click.option("--lifeline", type=int, hidden=True, help="The descriptor of a socket to the parent.")
 def worker(
@@ -67,7 +64,7 @@ async def _project(process: Process, settings: Settings, worker: WorkerId) -> No
     async with connected(settings, open_runtime(settings)) as runtime:
         process.begin(lambda: ", ".join(runtime.background.not_running()) or None)
         held = Held(runtime.worker.leases, worker, runtime.background)
-        runtime.runner.held = held.slices
+        runtime.runner.held = lambda: held.slices
         async with held.watched(), runtime.projecting_here():
             tune_garbage_collection()
             process.ready()

@@ -2,21 +2,17 @@
 
 import click
 
-from api.cli.bootstrap import ask
-from api.cli.output import as_json as json_option
-from api.cli.output import moment, show_json, show_table
+from api.cli.bootstrap import answer
+from api.cli.output import as_json, moment, show_table
 from api.schemas.about import WorkerView
 
 
 @click.command()
-@json_option
+@as_json
 def workers(*, as_json: bool) -> None:
     """List the processes that run turns, with their number of the 64 shards."""
-    found = ask(lambda service: service.workers())
-    if as_json:
-        show_json(found)
-        return
-    show_table(["WORKER", "WHERE", "SINCE", "SHARDS", ""], [_row(worker) for worker in found])
+    headings = ["WORKER", "WHERE", "SINCE", "SHARDS", ""]
+    answer(lambda service: service.workers(), lambda found: show_table(headings, map(_row, found)), as_json=as_json)
 
 
 def _row(worker: WorkerView) -> list[str]:

@@ -3,9 +3,10 @@
 import ipaddress
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from functools import cache
+from http import HTTPStatus
 from typing import NoReturn
 
 from litestar import Response
@@ -13,9 +14,8 @@ from litestar.enums import HttpMethod
 from litestar.exceptions import NotFoundException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import QueryParameter
-from litestar.status_codes import HTTP_204_NO_CONTENT, HTTP_400_BAD_REQUEST, HTTP_403_FORBIDDEN
 
-from api.http.problems import MAX_TEXT_CHARACTERS, AnyRequest, problem
+from api.http.problems import MAX_TEXT_CHARACTERS, AnyRequest, FieldProblem, problem
 from domain.json import check_text
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -43,7 +43,7 @@ def _methods(request: AnyRequest) -> Response[None]:
     methods = {
         method for route in request.app.routes if path in {route.path, route.path_format} for method in route.methods
     }
-    return Response(None, status_code=HTTP_204_NO_CONTENT, headers={"Allow": ", ".join(sorted(methods))})
+    return Response(None, status_code=HTTPStatus.NO_CONTENT, headers={"Allow": ", ".join(sorted(methods))})
 
 
 def _names(host: str) -> frozenset[str] | None:
@@ -58,7 +58,7 @@ def _names(host: str) -> frozenset[str] | None:
 def _refuse_foreign_hosts(request: AnyRequest, names: frozenset[str] | None) -> None:
     """Refuse other names, against DNS rebinding: the name of a foreign page may resolve to 127.0.0.1."""
     if names is not None and _host_of(request) not in names:
-        _refuse(HTTP_400_BAD_REQUEST, "Host", f"must be one of {', '.join(sorted(names))}, with any port")
+        _refuse(HTTPStatus.BAD_REQUEST, "Host", f"must be one of {', '.join(sorted(names))}, with any port")
 
 
 def _refuse_foreign_origins(request: AnyRequest) -> None:
@@ -69,7 +69,7 @@ def _refuse_foreign_origins(request: AnyRequest) -> None:
     scheme, _, host = origin.partition("://")
     match = _HOST.fullmatch(host) if scheme in {"http", "https"} else None
     if match is None or match[1].lower() != _host_of(request):
-        _refuse(HTTP_403_FORBIDDEN, "Origin", "must be this server: pages of other sites may not call it")
+        _refuse(HTTPStatus.FORBIDDEN, "Origin", "must be this server: pages of other sites may not call it")
 
 
 def _host_of(request: AnyRequest) -> str | None:
@@ -93,39 +93,30 @@ def _refuse_wrong_parameters(request: AnyRequest) -> None:
     known = _parameters(request.route_handler)
     for name, count in Counter(name for name, _ in request.query_params.multi_items()).items():
         if name not in known:
-            _refuse(HTTP_400_BAD_REQUEST, name, "is not a parameter of this path")
+            _refuse(HTTPStatus.BAD_REQUEST, name, "is not a parameter of this path")
         if count > 1:
-            _refuse(HTTP_400_BAD_REQUEST, name, "is given more than once")
+            _refuse(HTTPStatus.BAD_REQUEST, name, "is given more than once")
     for name, value in request.query_params.multi_items():
         check_text(value, name)
-        if value.lower() == "null" and name not in _typed(request.route_handler, str):
-            _refuse(HTTP_400_BAD_REQUEST, name, "must have a value; omit it for none")
-        if name in _typed(request.route_handler, datetime) and not _DATE.match(value):
-            _refuse(HTTP_400_BAD_REQUEST, name, "must be an instant such as 2026-11-23T10:00:00Z")
+        if value.lower() == "null" and str not in known[name]:
+            _refuse(HTTPStatus.BAD_REQUEST, name, "must have a value; omit it for none")
+        if datetime in known[name] and not _DATE.match(value):
+            _refuse(HTTPStatus.BAD_REQUEST, name, "must be an instant such as 2026-11-23T10:00:00Z")
 
 
 @cache
-def _parameters(route: BaseRouteHandler) -> frozenset[str]:
-    """Return the names of a route's parameters."""
-    return frozenset(
-        given.kwarg_definition.name or name
+def _parameters(route: BaseRouteHandler) -> Mapping[str, frozenset[object]]:
+    """Return a route's parameters by name, with their types: any word is valid text, but no number is a time."""
+    return {
+        given.kwarg_definition.name or name: frozenset(
+            {given.annotation, *(inner.annotation for inner in given.inner_types)}
+        )
         for name, given in route.parsed_fn_signature.parameters.items()
         if isinstance(given.kwarg_definition, QueryParameter)
-    )
-
-
-@cache
-def _typed(route: BaseRouteHandler, kind: type) -> frozenset[str]:
-    """Return the names of a route's parameters that are of a type: any word is valid text, but no number is a time."""
-    return frozenset(
-        given.kwarg_definition.name or name
-        for name, given in route.parsed_fn_signature.parameters.items()
-        if isinstance(given.kwarg_definition, QueryParameter)
-        and kind in {given.annotation, *(inner.annotation for inner in given.inner_types)}
-    )
+    }
 
 
 def _refuse(status: int, field: str, why: str) -> NoReturn:
-    title = "Invalid input" if status == HTTP_400_BAD_REQUEST else "Forbidden"
+    title = "Invalid input" if status == HTTPStatus.BAD_REQUEST else "Forbidden"
     field = field[:MAX_TEXT_CHARACTERS]
-    raise problem(status, title.lower().replace(" ", "-"), title, f"{field}: {why}", [{"field": field, "message": why}])
+    raise problem(status, title, f"{field}: {why}", FieldProblem(field, why))

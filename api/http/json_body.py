@@ -8,9 +8,8 @@ from typing import Any
 import msgspec
 from litestar.connection import Request
 from litestar.exceptions import HTTPException
-from litestar.status_codes import HTTP_415_UNSUPPORTED_MEDIA_TYPE
 
-from api.http.problems import problem
+from api.http.problems import FieldProblem, problem
 from domain.errors import InvalidInput
 from domain.json import check_json
 
@@ -29,8 +28,11 @@ class JsonRequest(Request[Any, Any, Any]):
         """Decode the body. Raises `InvalidInput`, or 415 for another content type or an encoded body."""
         if self.content_type[0] != "application/json":
             detail = "This path expects JSON; send it with the header Content-Type: application/json."
-            raise HTTPException(detail=detail, status_code=HTTP_415_UNSUPPORTED_MEDIA_TYPE)
-        _refuse_encoded(self.headers.get("content-encoding", "identity"))
+            raise HTTPException(detail=detail, status_code=HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+        encoding = self.headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":  # a compressed body would otherwise be reported as broken JSON
+            why, status = f"{encoding} is not supported; send the body uncompressed", HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+            raise problem(status, status.phrase, why, FieldProblem("Content-Encoding", why))
         body = await self.body()
         try:
             decoded = msgspec.json.decode(body)
@@ -39,16 +41,6 @@ class JsonRequest(Request[Any, Any, Any]):
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise _complaint(body, error) from error
         return decoded
-
-
-def _refuse_encoded(encoding: str) -> None:
-    """Raise 415 for a compressed body, which would otherwise be reported as broken JSON."""
-    if encoding.lower() == "identity":
-        return
-    why = f"{encoding} is not supported; send the body uncompressed"
-    errors = [{"field": "Content-Encoding", "message": why}]
-    title = HTTPStatus.UNSUPPORTED_MEDIA_TYPE.phrase
-    raise problem(HTTP_415_UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", title, why, errors)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

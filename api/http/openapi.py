@@ -6,12 +6,14 @@ problem document.
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from itertools import product
 from typing import Any
 
 from litestar.connection import Request
 from litestar.openapi.plugins import JsonRenderPlugin
 
 from api.http.feed_cursor import MAX_CURSOR_CHARACTERS
+from api.schemas.requests import Body
 from domain.ids import MAX_VERSION
 from domain.json import MAX_INTEGER, MIN_INTEGER
 from domain.thread.events import EVENTS
@@ -35,31 +37,24 @@ def _some_of(names: Iterable[str]) -> Schema:
 
 _VISIBLE: Schema = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
 _TEXT: Schema = {"type": "string", "pattern": TEXT}
+_TEXTS = ("actor", "correlation", "graph", "model", "node", "reason", "search", "title", "tool")
+_VERSION: Schema = {"type": "integer", "minimum": 1, "maximum": MAX_VERSION}
 _ID: Schema = {"type": "string", "format": "uuid"}
 
 PARAMETERS: Mapping[tuple[str, str], Schema] = {
-    ("header", "X-Actor"): _VISIBLE,
-    ("header", "X-Correlation-ID"): _VISIBLE,
-    ("header", "Idempotency-Key"): _VISIBLE,
+    **dict.fromkeys(product(["header"], ["X-Actor", "X-Correlation-ID", "Idempotency-Key"]), _VISIBLE),
     ("header", "If-Match"): {"type": "string", "pattern": f'^(\\*|"{CHECKPOINT}")$'},
     ("header", "Last-Event-ID"): {"type": "string", "pattern": "^[0-9]{0,10}$"},
-    ("path", "thread_id"): _ID,
-    ("path", "turn_id"): _ID,
+    **dict.fromkeys([("path", "thread_id"), ("path", "turn_id"), ("query", "thread_id"), ("query", "command")], _ID),
     ("path", "approval_id"): {"type": "string", "pattern": "^[0-9]{1,9}$"},
     ("path", "version"): {"type": "string", "pattern": "^[1-9][0-9]{0,8}$"},
     ("path", "number"): {"type": "string", "pattern": "^[1-9][0-9]{0,17}$"},
     ("path", "name"): {"type": "string", "minLength": 1, "pattern": "^[^/\\u0000]+$"},
-    ("query", "thread_id"): _ID,
-    ("query", "command"): _ID,
     ("query", "cursor"): {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"},
-    ("query", "at_version"): {"type": "integer", "minimum": 1, "maximum": MAX_VERSION},
+    ("query", "at_version"): _VERSION,
     ("query", "slices"): {"type": "string", "pattern": "^[0-9]{1,4}(-[0-9]{1,4})?$"},
     ("query", "types"): _some_of(event.__name__ for event in EVENTS),
-    **dict.fromkeys(
-        [("query", name) for name in ("actor", "correlation", "graph", "model", "node", "reason", "search", "title")],
-        _TEXT,
-    ),
-    ("query", "tool"): _TEXT,
+    **dict.fromkeys(product(["query"], _TEXTS), _TEXT),
 }
 """Schemas of parameters on every path."""
 
@@ -72,7 +67,7 @@ ON_PATH: Mapping[tuple[str, str], Schema] = {
     ("/v1/budgets", "group_by"): _some_of(("thread_id", "model")),
     ("/v1/feed", "after"): {"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "maxLength": MAX_CURSOR_CHARACTERS},
     ("/v1/threads/{thread_id}/diff", "from"): {"type": "integer", "minimum": 0, "maximum": MAX_VERSION},
-    ("/v1/threads/{thread_id}/diff", "to"): {"type": "integer", "minimum": 1, "maximum": MAX_VERSION},
+    ("/v1/threads/{thread_id}/diff", "to"): _VERSION,
 }
 """Schemas of parameters on one path, where the same name has another schema elsewhere."""
 
@@ -98,30 +93,30 @@ _SPENT: Schema = {
     "anyOf": [{"required": [name], "properties": {name: {"type": "number"}}} for name in ("tokens", "cost_usd")]
 }
 
+_SETTLED: Schema = {
+    "if": {"properties": {"decision": {"const": "settle"}}, "required": ["decision"]},
+    "then": {"properties": {"result": {"type": "string"}}, "required": ["result"]},
+    "else": {"properties": {"result": {"type": "null"}}},
+}
+"""Requires a result with `settle`, and allows it with nothing else."""
+
 BODIES: Mapping[tuple[str, str], Schema] = {
-    ("Invoke", "checkpoint_ref"): _REF_OR_NULL,
-    ("StartTurn", "checkpoint_ref"): _REF_OR_NULL,
-    ("UpdateValues", "checkpoint_ref"): _REF_OR_NULL,
-    ("SetBudget", "checkpoint_ref"): _REF_OR_NULL,
+    **dict.fromkeys(product(["Invoke", "StartTurn", "UpdateValues", "SetBudget"], ["checkpoint_ref"]), _REF_OR_NULL),
     ("OpenThread", "values"): _OBJECT,
     ("UpdateValues", "values"): _OBJECT,
     ("ForkThread", "values"): _OBJECT_OR_NULL,
     ("Decide", "arguments"): _OBJECT_OR_NULL,
     ("ForkThread", "at_version"): {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_VERSION},
-    ("MessageEdit", "version"): {"type": "integer", "minimum": 1, "maximum": MAX_VERSION},
+    ("MessageEdit", "version"): _VERSION,
     ("Rebuild", "projections"): {
         "type": "array",
         "minItems": 1,
         "items": {"type": "string", "enum": [projection.name for projection in PROJECTIONS]},
     },
-    ("LimitBody", "cost_usd"): {"exclusiveMinimum": 0},
 }
 """Schemas of fields of bodies, in addition to the framework's."""
 
-REQUESTS = (
-    *("Decide", "ForkThread", "Invoke", "LimitBody", "MessageEdit", "OpenThread", "Rebuild", "SetBudget", "SetLimits"),
-    *("StartTurn", "UpdateValues"),
-)
+REQUESTS = tuple(body.__name__ for body in Body.__subclasses__())
 """Request bodies: they allow no other fields."""
 
 
@@ -139,8 +134,7 @@ def tightened(schema: Schema, graphs: Collection[str]) -> Schema:
         for field, given in body["properties"].items():
             body["properties"][field] = _field(name, field, given, graphs)
     components["LimitBody"] |= _SPENT
-    components["Decide"] |= {"allOf": [_only_with(*one) for one in (("arguments", "grant"), ("reason", "deny"))]}
-    components["Decide"]["allOf"].append(_result())
+    components["Decide"] |= {"allOf": [_only_with("arguments", "grant"), _only_with("reason", "deny"), _SETTLED]}
     return schema
 
 
@@ -198,13 +192,6 @@ def _only_with(field: str, decision: str) -> Schema:
     """Allow a field with one decision only."""
     other = {"properties": {"decision": {"not": {"const": decision}}}}
     return {"if": other, "then": {"properties": {field: {"type": "null"}}}}
-
-
-def _result() -> Schema:
-    """Require a result with `settle`, and allow it with nothing else."""
-    settled = {"properties": {"decision": {"const": "settle"}}, "required": ["decision"]}
-    needed = {"properties": {"result": {"type": "string"}}, "required": ["result"]}
-    return {"if": settled, "then": needed, "else": {"properties": {"result": {"type": "null"}}}}
 
 
 class TightSchema(JsonRenderPlugin):

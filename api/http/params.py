@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import overload
+from typing import TypeVar
 from uuid import UUID
 
 from domain.application.command_handler import ExpectedVersion
@@ -11,6 +11,8 @@ from domain.errors import InvalidInput
 from domain.ids import MAX_VERSION, Version
 
 CHECKPOINT = re.compile(r"([1-9][0-9]{0,17})-([0-9a-f]{8})")
+Instant = TypeVar("Instant", datetime, datetime | None)
+
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -48,22 +50,14 @@ def uuid_of(text: str, name: str) -> UUID:
         raise InvalidInput(name, "must be a UUID") from error
 
 
-def number_of(text: str, name: str, highest: int = MAX_VERSION) -> int:
-    """Read a number of a path: 1 or more, in decimal."""
-    if not (text.isascii() and text.isdigit() and len(text) <= len(str(highest)) and 1 <= int(text) <= highest):
-        raise InvalidInput(name, f"must be a number from 1 to {highest}")
+def number_of(text: str, name: str, highest: int = MAX_VERSION, lowest: int = 1, why: str | None = None) -> int:
+    """Read a number of a path or header, in decimal."""
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(highest)) and lowest <= int(text) <= highest):
+        raise InvalidInput(name, why or f"must be a number from {lowest} to {highest}")
     return int(text)
 
 
-@overload
-def in_utc(instant: datetime, field: str) -> datetime: ...
-
-
-@overload
-def in_utc(instant: datetime | None, field: str) -> datetime | None: ...
-
-
-def in_utc(instant: datetime | None, field: str) -> datetime | None:
+def in_utc(instant: Instant, field: str) -> Instant:
     """Check that an instant has a time zone, and convert it to UTC. Raises `InvalidInput`."""
     if instant is None:
         return None

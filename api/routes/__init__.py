@@ -1,64 +1,12 @@
 """HTTP routes, by subject."""
 
-from api.routes import (
-    about,
-    analytics,
-    approvals,
-    budgets,
-    feed,
-    history,
-    limits,
-    stream,
-    threads,
-    turns,
-    verification,
-)
+from litestar.handlers import HTTPRouteHandler
 
-ROUTES = (
-    turns.invoke,
-    turns.start_turn,
-    turns.cancel_turn,
-    turns.retry_turn,
-    approvals.list_approvals,
-    approvals.decide_approval,
-    approvals.fork_thread,
-    threads.open_thread,
-    threads.update_values,
-    budgets.set_budget,
-    budgets.show_budget,
-    limits.set_limits,
-    limits.show_limits,
-    limits.list_settings,
-    threads.list_threads,
-    threads.show_thread,
-    history.show_state,
-    history.show_context,
-    history.list_messages,
-    history.list_events,
-    history.show_diff,
-    stream.stream_thread,
-    verification.prove_event,
-    verification.list_reads,
-    verification.list_seals,
-    verification.show_seal,
-    verification.verify_thread,
-    verification.verify_log,
-    analytics.usage,
-    analytics.analytics,
-    analytics.list_budgets,
-    analytics.instant,
-    analytics.list_audit,
-    analytics.list_projections,
-    analytics.list_parked,
-    analytics.settle_parked,
-    analytics.rebuild,
-    analytics.roll_back,
-    analytics.drop_instances,
-    feed.read_feed,
-    about.list_graphs,
-    about.show_graph,
-    about.list_workers,
-    about.live,
-    about.ready,
-    about.metrics,
-)
+from api.routes import about, analytics, approvals, budgets, feed, history, limits, stream, threads, turns, verification
+
+ROUTES = [
+    route
+    for subject in (turns, approvals, threads, budgets, limits, history, stream, verification, analytics, feed, about)
+    for route in vars(subject).values()
+    if isinstance(route, HTTPRouteHandler)
+]

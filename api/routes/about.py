@@ -1,14 +1,14 @@
 """Routes about the service: its agents' graphs, its workers, its health and its metrics."""
 
 from collections.abc import Sequence
+from http import HTTPStatus
 
 from litestar import Response, get
 from litestar.exceptions import NotFoundException
 from litestar.openapi import ResponseSpec
 from litestar.params import FromPath
-from litestar.status_codes import HTTP_200_OK, HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE
 
-from api.http.problems import problems
+from api.http.problems import READ_PROBLEMS, problems
 from api.routes.dependencies import FromReadiness, FromService
 from api.runtime.metrics import exposition
 from api.schemas.about import Health, WorkerView
@@ -17,23 +17,23 @@ from domain.errors import StoreUnavailable, UnknownGraph
 
 EXPOSITION = "text/plain; version=0.0.4"
 METERED = {
-    HTTP_200_OK: ResponseSpec(
+    HTTPStatus.OK: ResponseSpec(
         str, generate_examples=False, description="The metrics.", media_type=f"{EXPOSITION}; charset=utf-8"
     ),
-    **problems(HTTP_503_SERVICE_UNAVAILABLE),
+    **READ_PROBLEMS,
 }
 UNREADY = ResponseSpec(
     Health, generate_examples=False, description="The log cannot be read or written, or a background task does not run."
 )
 
 
-@get("/v1/graphs", tags=["graphs"], responses=problems())
+@get("/v1/graphs", tags=["graphs"], responses=problems(store=False))
 async def list_graphs(service: FromService) -> Sequence[GraphView]:
     """List the agents that threads can be opened with."""
     return [graph_view(agent) for _, agent in sorted(service.runtime.agents.items())]
 
 
-@get("/v1/graphs/{name:str}", tags=["graphs"], responses=problems(HTTP_404_NOT_FOUND))
+@get("/v1/graphs/{name:str}", tags=["graphs"], responses=problems(HTTPStatus.NOT_FOUND, store=False))
 async def show_graph(name: FromPath[str], service: FromService) -> GraphView:
     """Show an agent's nodes, edges and tools, and its graph in Mermaid."""
     try:
@@ -42,19 +42,19 @@ async def show_graph(name: FromPath[str], service: FromService) -> GraphView:
         raise NotFoundException(detail=str(error)) from error
 
 
-@get("/v1/workers", tags=["health"], responses=problems(HTTP_503_SERVICE_UNAVAILABLE))
+@get("/v1/workers", tags=["health"], responses=READ_PROBLEMS)
 async def list_workers(service: FromService) -> Sequence[WorkerView]:
     """List the processes that run turns, with their shards."""
     return await service.workers()
 
 
-@get("/health/live", tags=["health"], responses=problems())
+@get("/health/live", tags=["health"], responses=problems(store=False))
 async def live() -> Health:
     """Answer 200 while the process is alive."""
     return Health("alive")
 
 
-@get("/health/ready", tags=["health"], responses={**problems(), HTTP_503_SERVICE_UNAVAILABLE: UNREADY})
+@get("/health/ready", tags=["health"], responses={**problems(store=False), HTTPStatus.SERVICE_UNAVAILABLE: UNREADY})
 async def ready(readiness: FromReadiness, service: FromService) -> Response[Health]:
     """Answer 200 if the log can be read and written and every background task runs, else 503.
 
@@ -63,11 +63,11 @@ async def ready(readiness: FromReadiness, service: FromService) -> Response[Heal
     trouble = await readiness.trouble()
     if trouble is not None:
         detail = f"The log cannot be read and written: {trouble}"
-        return Response(Health("unready", detail), status_code=HTTP_503_SERVICE_UNAVAILABLE)
+        return Response(Health("unready", detail), status_code=HTTPStatus.SERVICE_UNAVAILABLE)
     if down := service.runtime.background.not_running():
         detail = f"Background tasks that do not run: {', '.join(down)}. See the log for the reason; they are restarted."
-        return Response(Health("unready", detail), status_code=HTTP_503_SERVICE_UNAVAILABLE)
-    return Response(Health("ready", await service.projection_admin.trouble()), status_code=HTTP_200_OK)
+        return Response(Health("unready", detail), status_code=HTTPStatus.SERVICE_UNAVAILABLE)
+    return Response(Health("ready", await service.projection_admin.trouble()), status_code=HTTPStatus.OK)
 
 
 @get("/metrics", tags=["health"], media_type=EXPOSITION, responses=METERED)

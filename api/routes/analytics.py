@@ -2,42 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
 from litestar import get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
-from litestar.status_codes import (
-    HTTP_200_OK,
-    HTTP_202_ACCEPTED,
-    HTTP_404_NOT_FOUND,
-    HTTP_409_CONFLICT,
-    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
-    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
-    HTTP_503_SERVICE_UNAVAILABLE,
-)
 
 from api.http.caller import Caller
 from api.http.params import in_utc, names_in, range_of, uuid_of
-from api.http.problems import problems
+from api.http.problems import READ_PROBLEMS, THREAD_READ_PROBLEMS, problems
 from api.routes.dependencies import Cursor, FromReader, FromService, FromThread, Limit
+from api.schemas import read_models as views
 from api.schemas.page import Page
-from api.schemas.read_models import (
-    AuditEntry,
-    Instant,
-    ParkedView,
-    ProjectionView,
-    Rebuilding,
-    Settled,
-    Spent,
-    Standing,
-    Sums,
-)
 from api.schemas.requests import Rebuild
-from api.services.read_models import Consistency, HourRange
+from api.services.read_models import Consistency, HourRange, given
 from api.services.threads import Service
 from domain.errors import InvalidInput
 from domain.ids import ThreadId, slice_of
-from domain.read_models.queries import Bucket, Condition, Where
+from domain.read_models.queries import Bucket, Where
 from domain.windows import Window
 
 Since = Annotated[datetime | None, QueryParameter(name="from", description="The first hour.")]
@@ -48,10 +30,9 @@ Fresh = Annotated[Consistency, QueryParameter(description="strong: wait until th
 MinVersion = Annotated[
     str | None, QueryParameter(description="Wait until the answer includes this: a thread's id, a colon, a version.")
 ]
-STANDINGS: tuple[Standing, ...] = ("open", "running", "waiting", "over_budget")
-READ_ERRORS = problems(HTTP_503_SERVICE_UNAVAILABLE)
-PROJECTION_ERRORS = problems(HTTP_404_NOT_FOUND, HTTP_409_CONFLICT, HTTP_503_SERVICE_UNAVAILABLE)
-REBUILD_ERRORS = {**PROJECTION_ERRORS, **problems(HTTP_413_REQUEST_ENTITY_TOO_LARGE, HTTP_415_UNSUPPORTED_MEDIA_TYPE)}
+STANDINGS: tuple[views.Standing, ...] = ("open", "running", "waiting", "over_budget")
+ADMIN_PROBLEMS = problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
+REBUILD_PROBLEMS = problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, body=True)
 
 
 async def wait_until_current(
@@ -68,7 +49,7 @@ async def wait_until_current(
         await service.reading.fresh(projection)
 
 
-@get("/v1/usage", tags=["read models"], responses=READ_ERRORS)
+@get("/v1/usage", tags=["read models"], responses=READ_PROBLEMS)
 async def usage(
     service: FromService,
     reader: FromReader,
@@ -81,14 +62,14 @@ async def usage(
     model: FromQuery[str | None] = None,
     consistency: Fresh = "eventual",
     min_version: MinVersion = None,
-) -> Sums:
+) -> views.Sums:
     """Sum up model calls: their number, tokens, cost, and percentiles of their durations."""
     await wait_until_current(service, reader, "usage", consistency, min_version)
     span = _span(since, until, bucket, group_by, graph=graph, node=node, model=model)
     return await service.reading.sums("usage", reader.tenant, span)
 
 
-@get("/v1/analytics/{subject:str}", tags=["read models"], responses={**READ_ERRORS, **problems(HTTP_404_NOT_FOUND)})
+@get("/v1/analytics/{subject:str}", tags=["read models"], responses=THREAD_READ_PROBLEMS)
 async def analytics(
     subject: FromPath[Literal["nodes", "tools", "turns"]],
     service: FromService,
@@ -103,14 +84,14 @@ async def analytics(
     reason: FromQuery[str | None] = None,
     consistency: Fresh = "eventual",
     min_version: MinVersion = None,
-) -> Sums:
+) -> views.Sums:
     """Sum up nodes, tools or turns: counts, failures, retries, and percentiles of their durations."""
     await wait_until_current(service, reader, subject, consistency, min_version)
     span = _span(since, until, bucket, group_by, graph=graph, node=node, tool=tool, reason=reason)
     return await service.reading.sums(subject, reader.tenant, span)
 
 
-@get("/v1/budgets", tags=["read models"], responses=READ_ERRORS)
+@get("/v1/budgets", tags=["read models"], responses=READ_PROBLEMS)
 async def list_budgets(
     service: FromService,
     reader: FromReader,
@@ -122,7 +103,7 @@ async def list_budgets(
     model: FromQuery[str | None] = None,
     consistency: Fresh = "eventual",
     min_version: MinVersion = None,
-) -> Sequence[Spent]:
+) -> Sequence[views.Spent]:
     """Return the spending of a window of time: in total, by thread or by model, the largest first."""
     await wait_until_current(service, reader, "budgets", consistency, min_version)
     by = names_in(group_by, "group_by", ("thread_id", "model"))
@@ -133,16 +114,16 @@ async def list_budgets(
     return await service.reading.spent(reader.tenant, window, instant, by, only, limit)
 
 
-@get("/v1/instant", tags=["point in time"], responses=READ_ERRORS)
+@get("/v1/instant", tags=["point in time"], responses=READ_PROBLEMS)
 async def instant(
     at: FromQuery[datetime],
     service: FromService,
     reader: FromReader,
-    status: Annotated[Standing | None, QueryParameter(description="Only these; a cursor needs it.")] = None,
+    status: Annotated[views.Standing | None, QueryParameter(description="Only these; a cursor needs it.")] = None,
     cursor: Cursor = None,
     limit: Limit = 100,
     consistency: Fresh = "eventual",
-) -> Instant:
+) -> views.Instant:
     """Return the threads that were open, ran, waited, or were over budget at an instant, the longest first."""
     if cursor is not None and status is None:
         raise InvalidInput("cursor", "continues one list: give its status, too")
@@ -151,10 +132,12 @@ async def instant(
     for projection in {"threads" if name == "open" else "spells" for name in statuses}:
         await wait_until_current(service, reader, projection, consistency, None)
     reading, tenant = service.reading, reader.tenant
-    return Instant(moment, **{name: await reading.at_instant(tenant, name, moment, cursor, limit) for name in statuses})
+    return views.Instant(
+        moment, **{name: await reading.at_instant(tenant, name, moment, cursor, limit) for name in statuses}
+    )
 
 
-@get("/v1/audit", tags=["audit"], responses=READ_ERRORS)
+@get("/v1/audit", tags=["audit"], responses=READ_PROBLEMS)
 async def list_audit(
     service: FromService,
     reader: FromReader,
@@ -169,68 +152,72 @@ async def list_audit(
     by: FromQuery[Literal["caller", "agent"] | None] = None,
     consistency: Fresh = "eventual",
     min_version: MinVersion = None,
-) -> Page[AuditEntry]:
+) -> Page[views.AuditEntry]:
     """Return the commands and what they changed, and what the agent did because of them, the latest first."""
     await wait_until_current(service, reader, "audit", consistency, min_version)
-    where: list[Condition] = []
-    if thread_id is not None:
-        thread = ThreadId(uuid_of(thread_id, "thread_id"))
-        where += [Where("slice", "=", slice_of(thread)), Where("thread_id", "=", thread)]
-    if command is not None:
-        where.append(Where("command", "=", uuid_of(command, "command")))
-    for name, value in (("correlation", correlation), ("actor", actor), ("by", by)):
-        if value is not None:
-            where.append(Where(name, "=", value))
+    thread = ThreadId(uuid_of(thread_id, "thread_id")) if thread_id is not None else None
+    command_id = uuid_of(command, "command") if command is not None else None
     first, last = range_of(since, until)
-    if first is not None:
-        where.append(Where("at", ">=", first))
-    if last is not None:
-        where.append(Where("at", "<", last))
+    where = given(
+        Where("slice", "=", slice_of(thread) if thread else None),
+        Where("thread_id", "=", thread),
+        Where("command", "=", command_id),
+        Where("correlation", "=", correlation),
+        Where("actor", "=", actor),
+        Where("by", "=", by),
+        Where("at", ">=", first),
+        Where("at", "<", last),
+    )
     return await service.reading.audit(reader.tenant, where, cursor, limit)
 
 
-@get("/v1/projections", tags=["read models"], responses=READ_ERRORS)
-async def list_projections(service: FromService) -> Sequence[ProjectionView]:
+@get("/v1/projections", tags=["read models"], responses=READ_PROBLEMS)
+async def list_projections(service: FromService) -> Sequence[views.ProjectionView]:
     """Return each projection's progress, its instances, and the number of its parked threads."""
     return await service.projection_admin.projections()
 
 
-@get("/v1/projections/parked", tags=["read models"], responses=READ_ERRORS)
-async def list_parked(service: FromService) -> Sequence[ParkedView]:
+@get("/v1/projections/parked", tags=["read models"], responses=READ_PROBLEMS)
+async def list_parked(service: FromService) -> Sequence[views.ParkedView]:
     """Return the threads that projections leave out since an event that they could not process."""
     return await service.projection_admin.parked()
 
 
 @post(
     "/v1/projections/{name:str}/parked/{thread_id:str}/{decision:str}",
-    status_code=HTTP_200_OK,
+    status_code=HTTPStatus.OK,
     tags=["read models"],
-    responses=PROJECTION_ERRORS,
+    responses=ADMIN_PROBLEMS,
 )
 async def settle_parked(
     name: FromPath[str], thread: FromThread, decision: FromPath[Literal["retry", "skip"]], service: FromService
-) -> Settled:
+) -> views.Settled:
     """Retry a parked thread, or skip the event that it was parked at."""
-    current = await service.projection_admin.settle(name, ThreadId(thread), skip=decision == "skip")
-    return Settled(name, thread, "current" if current else "parked_again")
+    current = await service.projection_admin.settle(name, thread, skip=decision == "skip")
+    return views.Settled(name, thread, "current" if current else "parked_again")
 
 
-@post("/v1/projections/rebuild", status_code=HTTP_202_ACCEPTED, tags=["read models"], responses=REBUILD_ERRORS)
-async def rebuild(data: JSONBody[Rebuild], service: FromService) -> Rebuilding:
+@post("/v1/projections/rebuild", status_code=HTTPStatus.ACCEPTED, tags=["read models"], responses=REBUILD_PROBLEMS)
+async def rebuild(data: JSONBody[Rebuild], service: FromService) -> views.Rebuilding:
     """Rebuild projections while the old ones serve. The new ones serve once they have caught up."""
     line = await service.projection_admin.rebuild(data.projections, data.throttle)
-    return Rebuilding(list(dict.fromkeys(data.projections)), line)
+    return views.Rebuilding(list(dict.fromkeys(data.projections)), line)
 
 
-@post("/v1/projections/{name:str}/rollback", status_code=HTTP_200_OK, tags=["read models"], responses=PROJECTION_ERRORS)
-async def roll_back(name: FromPath[str], service: FromService) -> Sequence[ProjectionView]:
+@post(
+    "/v1/projections/{name:str}/rollback",
+    status_code=HTTPStatus.OK,
+    tags=["read models"],
+    responses=ADMIN_PROBLEMS,
+)
+async def roll_back(name: FromPath[str], service: FromService) -> Sequence[views.ProjectionView]:
     """Let the instance that served before serve again."""
     await service.projection_admin.roll_back(name)
     return [view for view in await service.projection_admin.projections() if view.name == name]
 
 
-@post("/v1/projections/{name:str}/drop", status_code=HTTP_200_OK, tags=["read models"], responses=PROJECTION_ERRORS)
-async def drop_instances(name: FromPath[str], service: FromService) -> Sequence[ProjectionView]:
+@post("/v1/projections/{name:str}/drop", status_code=HTTPStatus.OK, tags=["read models"], responses=ADMIN_PROBLEMS)
+async def drop_instances(name: FromPath[str], service: FromService) -> Sequence[views.ProjectionView]:
     """Drop the instances that do not serve: those that are kept, and the one that is being built."""
     await service.projection_admin.drop(name)
     return [view for view in await service.projection_admin.projections() if view.name == name]

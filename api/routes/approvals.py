@@ -1,30 +1,21 @@
 """Routes for what people decide about a thread: approvals and forks."""
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Annotated, Literal
 
 from litestar import Response, get, post
 from litestar.params import JSONBody, PathParameter
-from litestar.status_codes import (
-    HTTP_200_OK,
-    HTTP_201_CREATED,
-    HTTP_404_NOT_FOUND,
-    HTTP_409_CONFLICT,
-    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
-    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
-    HTTP_422_UNPROCESSABLE_ENTITY,
-    HTTP_503_SERVICE_UNAVAILABLE,
-)
 
-from api.http.problems import problems
-from api.routes.dependencies import FromCaller, FromReader, FromService, FromThread, etag
+from api.http.params import number_of
+from api.http.problems import THREAD_READ_PROBLEMS, problems
+from api.routes.dependencies import FromCaller, FromReader, FromService, FromThread, tagged
 from api.schemas.approvals import ApprovalView, Decided
 from api.schemas.page import Page
 from api.schemas.requests import Decide, ForkThread
 from api.schemas.state import Forked
 from domain.application.command_handler import checkpoint_of
 from domain.errors import InvalidInput
-from domain.ids import MAX_VERSION, ThreadId
 from projections.engine.thread_status import status_of
 
 ApprovalPath = Annotated[str, PathParameter(description="The approval's id, from the list of approvals.")]
@@ -35,29 +26,18 @@ DONE: Mapping[str, Literal["granted", "denied", "settled"]] = {
     "settle": "settled",
 }
 
-CHANGING = problems(
-    HTTP_404_NOT_FOUND,
-    HTTP_409_CONFLICT,
-    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
-    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
-    HTTP_422_UNPROCESSABLE_ENTITY,
-    HTTP_503_SERVICE_UNAVAILABLE,
-)
+CHANGING = problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY, body=True)
 
 
-@get(
-    "/v1/threads/{thread_id:str}/approvals",
-    tags=["people"],
-    responses=problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE),
-)
+@get("/v1/threads/{thread_id:str}/approvals", tags=["people"], responses=THREAD_READ_PROBLEMS)
 async def list_approvals(thread: FromThread, service: FromService, reader: FromReader) -> Page[ApprovalView]:
     """List the tool calls or the node that wait for a person's approval in a thread."""
-    return Page(await service.history.approvals(ThreadId(thread), reader), None)
+    return Page(await service.history.approvals(thread, reader), None)
 
 
 @post(
     "/v1/threads/{thread_id:str}/approvals/{approval_id:str}",
-    status_code=HTTP_200_OK,
+    status_code=HTTPStatus.OK,
     tags=["people"],
     responses=CHANGING,
 )
@@ -70,27 +50,18 @@ async def decide_approval(
             raise InvalidInput(name, f"can only be given with {belongs_to}")
     if data.decision == "settle" and data.result is None:
         raise InvalidInput("result", "is required: the result of the call, for the model")
-    approval = _version(approval_id)
-    outcome = await service.decide_approval(ThreadId(thread), approval, data, caller)
-    checkpoint = checkpoint_of(outcome.loaded)
-    body = Decided(thread, approval, DONE[data.decision], checkpoint)
-    return Response(body, headers=etag(checkpoint))
+    approval = number_of(approval_id, "approval_id", lowest=0, why="must be an id from the list of approvals")
+    outcome = await service.decide_approval(thread, approval, data, caller)
+    return tagged(Decided(thread, approval, DONE[data.decision], checkpoint_of(outcome.loaded)))
 
 
-@post("/v1/threads/{thread_id:str}/fork", status_code=HTTP_201_CREATED, tags=["people"], responses=CHANGING)
+@post("/v1/threads/{thread_id:str}/fork", status_code=HTTPStatus.CREATED, tags=["people"], responses=CHANGING)
 async def fork_thread(
     thread: FromThread, data: JSONBody[ForkThread], service: FromService, caller: FromCaller
 ) -> Response[Forked]:
     """Fork this thread at a version. The fork refers to the shared events; nothing is copied."""
     fork_id = service.thread_id(data.thread_id, caller)
-    forked = await service.fork(ThreadId(thread), fork_id, data, caller)
-    loaded, checkpoint = forked.outcome.loaded, checkpoint_of(forked.outcome.loaded)
-    body = Forked(fork_id, thread, forked.at_version, status_of(loaded.state), checkpoint)
-    headers = {**etag(checkpoint), "Location": f"/v1/threads/{fork_id}"}
-    return Response(body, status_code=HTTP_201_CREATED, headers=headers)
-
-
-def _version(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_VERSION)) and int(text) <= MAX_VERSION):
-        raise InvalidInput("approval_id", "must be an id from the list of approvals")
-    return int(text)
+    forked = await service.fork(thread, fork_id, data, caller)
+    loaded = forked.outcome.loaded
+    body = Forked(fork_id, thread, forked.at_version, status_of(loaded.state), checkpoint_of(loaded))
+    return tagged(body, Location=f"/v1/threads/{fork_id}")

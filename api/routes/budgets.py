@@ -2,48 +2,27 @@
 
 from litestar import Response, get, put
 from litestar.params import JSONBody
-from litestar.status_codes import (
-    HTTP_404_NOT_FOUND,
-    HTTP_412_PRECONDITION_FAILED,
-    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
-    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
-    HTTP_422_UNPROCESSABLE_ENTITY,
-    HTTP_503_SERVICE_UNAVAILABLE,
-)
 
-from api.http.problems import problems
-from api.routes.dependencies import FromCaller, FromReader, FromService, FromThread, IfMatch, etag, expecting
+from api.http.problems import THREAD_READ_PROBLEMS, UPDATE_PROBLEMS
+from api.routes.dependencies import FromCaller, FromReader, FromService, FromThread, IfMatch, expecting, tagged
 from api.routes.history import AtTime, AtVersion
 from api.schemas.budget import BudgetView
 from api.schemas.requests import SetBudget, limit_of
 from api.services.history import PointInTime
-from domain.ids import ThreadId
-
-SETTING = problems(
-    HTTP_404_NOT_FOUND,
-    HTTP_412_PRECONDITION_FAILED,
-    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
-    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
-    HTTP_422_UNPROCESSABLE_ENTITY,
-    HTTP_503_SERVICE_UNAVAILABLE,
-)
-READING = problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE)
 
 
-@put("/v1/threads/{thread_id:str}/budget", tags=["budgets"], responses=SETTING)
+@put("/v1/threads/{thread_id:str}/budget", tags=["budgets"], responses=UPDATE_PROBLEMS)
 async def set_budget(
     thread: FromThread, data: JSONBody[SetBudget], service: FromService, caller: FromCaller, if_match: IfMatch = None
 ) -> Response[BudgetView]:
     """Replace the thread's limits. What it has spent before counts."""
     caller = expecting(caller, data.checkpoint_ref, if_match)
-    view = await service.set_budget(ThreadId(thread), tuple(map(limit_of, data.limits)), caller)
-    return Response(view, headers=etag(view.checkpoint))
+    return tagged(await service.set_budget(thread, tuple(map(limit_of, data.limits)), caller))
 
 
-@get("/v1/threads/{thread_id:str}/budget", tags=["budgets", "point in time"], responses=READING)
+@get("/v1/threads/{thread_id:str}/budget", tags=["budgets", "point in time"], responses=THREAD_READ_PROBLEMS)
 async def show_budget(
     thread: FromThread, service: FromService, reader: FromReader, at_version: AtVersion = None, at_time: AtTime = None
 ) -> Response[BudgetView]:
     """Show the thread's limits, what is spent and what is left: now, at a version, or at an instant."""
-    view = await service.budget(ThreadId(thread), reader, PointInTime(at_version, at_time))
-    return Response(view, headers=etag(view.checkpoint))
+    return tagged(await service.budget(thread, reader, PointInTime(at_version, at_time)))

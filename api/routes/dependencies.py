@@ -1,9 +1,9 @@
 """Dependencies of the routes: the service, the caller, and ids of the path."""
 
 from dataclasses import replace
-from typing import Annotated
-from uuid import UUID
+from typing import Annotated, Protocol, TypeVar
 
+from litestar import Response
 from litestar.di import NamedDependency
 from litestar.params import HeaderParameter, PathParameter, QueryParameter
 
@@ -12,6 +12,7 @@ from api.http.params import expected_version, uuid_of, visible
 from api.http.problems import AnyRequest
 from api.runtime.health import Readiness
 from api.services.threads import Service
+from domain.ids import ThreadId, TurnId
 
 IfMatch = Annotated[
     str | None,
@@ -40,8 +41,8 @@ FromService = NamedDependency[Service]
 FromCaller = NamedDependency[Caller]
 FromReader = NamedDependency[Caller]
 FromReadiness = NamedDependency[Readiness]
-FromThread = NamedDependency[UUID]
-FromTurn = NamedDependency[UUID]
+FromThread = NamedDependency[ThreadId]
+FromTurn = NamedDependency[TurnId]
 ThreadPath = Annotated[str, PathParameter(description="The thread's id, a UUID.")]
 TurnPath = Annotated[str, PathParameter(description="The turn's id, a UUID.")]
 Limit = Annotated[int, QueryParameter(ge=1, le=1_000, description="Items of a page at most.")]
@@ -49,21 +50,19 @@ Cursor = Annotated[str | None, QueryParameter(description="The next_cursor of th
 
 
 def service(request: AnyRequest) -> Service:
-    """Return the application's service. Raises `TypeError` before the application has started."""
-    found = request.app.state.service
-    if not isinstance(found, Service):
-        raise TypeError("The application has not started")
+    """Return the application's service."""
+    found: Service = request.app.state.service
     return found
 
 
-def thread(thread_id: ThreadPath) -> UUID:
+def thread(thread_id: ThreadPath) -> ThreadId:
     """Read the thread id of a path. Raises `InvalidInput`."""
-    return uuid_of(thread_id, "thread_id")
+    return ThreadId(uuid_of(thread_id, "thread_id"))
 
 
-def turn(turn_id: TurnPath) -> UUID:
+def turn(turn_id: TurnPath) -> TurnId:
     """Read the turn id of a path. Raises `InvalidInput`."""
-    return uuid_of(turn_id, "turn_id")
+    return TurnId(uuid_of(turn_id, "turn_id"))
 
 
 MAX_CLIENT_CHARACTERS = 100
@@ -100,9 +99,7 @@ def reader(
 
 def readiness(request: AnyRequest) -> Readiness:
     """Return the application's readiness check."""
-    found = request.app.state.readiness
-    if not isinstance(found, Readiness):
-        raise TypeError("The application has not started")
+    found: Readiness = request.app.state.readiness
     return found
 
 
@@ -114,6 +111,17 @@ def expecting(caller: Caller, checkpoint_ref: str | None, if_match: str | None) 
     return replace(caller, seen=expected_version(checkpoint_ref, if_match), existing=existing)
 
 
-def etag(checkpoint: str) -> dict[str, str]:
-    """Return the header whose value `If-Match` repeats."""
-    return {"ETag": f'"{checkpoint}"'}
+class WithCheckpoint(Protocol):
+    """A body that has the checkpoint of its thread."""
+
+    @property
+    def checkpoint(self) -> str:
+        """Identifies the version that the body shows."""
+
+
+B = TypeVar("B", bound=WithCheckpoint)
+
+
+def tagged(body: B, status: int | None = None, **headers: str) -> Response[B]:
+    """Answer with a body and its checkpoint as the ETag; by default with the route's status."""
+    return Response(body, status_code=status, headers={"ETag": f'"{body.checkpoint}"', **headers})

@@ -5,10 +5,9 @@ from typing import Annotated
 
 from litestar import get
 from litestar.params import QueryParameter
-from litestar.status_codes import HTTP_503_SERVICE_UNAVAILABLE
 
 from api.http.feed_cursor import decode_feed_cursor, encode_feed_cursor
-from api.http.problems import problems
+from api.http.problems import READ_PROBLEMS
 from api.routes.dependencies import FromReader, FromService, Limit
 from api.schemas.events import FeedPage, feed_item
 from domain.application.streaming.feed import BEGINNING, FeedCursor, FeedFilter
@@ -33,12 +32,11 @@ Wait = Annotated[
 ]
 Types = Annotated[str | None, QueryParameter(description="Types of events, separated by commas. Default: all types.")]
 
-READING = problems(HTTP_503_SERVICE_UNAVAILABLE)
 _RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 _TYPES = frozenset(event.__name__ for event in EVENTS)
 
 
-@get("/v1/feed", tags=["feed"], responses=READING)
+@get("/v1/feed", tags=["feed"], responses=READ_PROBLEMS)
 async def read_feed(
     service: FromService,
     reader: FromReader,

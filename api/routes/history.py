@@ -5,10 +5,9 @@ from typing import Annotated
 
 from litestar import Response, get
 from litestar.params import QueryParameter
-from litestar.status_codes import HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE
 
-from api.http.problems import problems
-from api.routes.dependencies import Cursor, FromReader, FromService, FromThread, FromTurn, Limit, etag
+from api.http.problems import THREAD_READ_PROBLEMS
+from api.routes.dependencies import Cursor, FromReader, FromService, FromThread, FromTurn, Limit, tagged
 from api.schemas.events import EventView
 from api.schemas.history import DiffView
 from api.schemas.page import Page
@@ -16,7 +15,7 @@ from api.schemas.prompts import ContextView
 from api.schemas.state import StateView, state_view
 from api.services.history import Order, PageRequest, PointInTime
 from domain.application.queries.transcript import TranscriptMessage
-from domain.ids import MAX_VERSION, ThreadId, TurnId
+from domain.ids import MAX_VERSION
 
 AtVersion = Annotated[int | None, QueryParameter(description="Show the thread as of this version.")]
 AtTime = Annotated[datetime | None, QueryParameter(description="Show the thread as of this instant, with a time zone.")]
@@ -38,27 +37,24 @@ UntilTime = Annotated[
     QueryParameter(description="End with this instant, with a time zone, instead of `to`."),
 ]
 
-READING = problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE)
 
-
-@get("/v1/threads/{thread_id:str}/state", tags=["point in time"], responses=READING)
+@get("/v1/threads/{thread_id:str}/state", tags=["point in time"], responses=THREAD_READ_PROBLEMS)
 async def show_state(
     thread: FromThread, service: FromService, reader: FromReader, at_version: AtVersion = None, at_time: AtTime = None
 ) -> Response[StateView]:
     """Show the thread's state: now, at a version, or at an instant."""
-    view = state_view(await service.history.state(ThreadId(thread), PointInTime(at_version, at_time), reader))
-    return Response(view, headers=etag(view.checkpoint))
+    return tagged(state_view(await service.history.state(thread, PointInTime(at_version, at_time), reader)))
 
 
-@get("/v1/threads/{thread_id:str}/context/{turn_id:str}", tags=["point in time"], responses=READING)
+@get("/v1/threads/{thread_id:str}/context/{turn_id:str}", tags=["point in time"], responses=THREAD_READ_PROBLEMS)
 async def show_context(
     thread: FromThread, turn: FromTurn, service: FromService, reader: FromReader, after: AfterPrompt = 0
 ) -> ContextView:
     """Show the prompts of a turn: each piece with its tokens and why it was there."""
-    return await service.history.prompts(ThreadId(thread), TurnId(turn), reader, after)
+    return await service.history.prompts(thread, turn, reader, after)
 
 
-@get("/v1/threads/{thread_id:str}/messages", tags=["point in time"], responses=READING)
+@get("/v1/threads/{thread_id:str}/messages", tags=["point in time"], responses=THREAD_READ_PROBLEMS)
 async def list_messages(
     thread: FromThread,
     service: FromService,
@@ -71,10 +67,10 @@ async def list_messages(
 ) -> Page[TranscriptMessage]:
     """List the thread's messages, up to now, a version or an instant, in pages."""
     asked = PageRequest(limit, None, PointInTime(at_version, at_time), order, cursor)
-    return await service.history.messages(ThreadId(thread), asked, reader)
+    return await service.history.messages(thread, asked, reader)
 
 
-@get("/v1/threads/{thread_id:str}/events", tags=["point in time"], responses=READING)
+@get("/v1/threads/{thread_id:str}/events", tags=["point in time"], responses=THREAD_READ_PROBLEMS)
 async def list_events(
     thread: FromThread,
     service: FromService,
@@ -87,10 +83,10 @@ async def list_events(
 ) -> Page[EventView]:
     """List the thread's events as they were recorded, up to now, a version or an instant, in pages."""
     asked = PageRequest(limit, None, PointInTime(at_version, at_time), order, cursor)
-    return await service.history.events(ThreadId(thread), asked, reader)
+    return await service.history.events(thread, asked, reader)
 
 
-@get("/v1/threads/{thread_id:str}/diff", tags=["point in time"], responses=READING)
+@get("/v1/threads/{thread_id:str}/diff", tags=["point in time"], responses=THREAD_READ_PROBLEMS)
 async def show_diff(
     thread: FromThread,
     service: FromService,
@@ -105,4 +101,4 @@ async def show_diff(
     """Show what happened between two versions or instants: the changes, in numbers, and in sentences."""
     begin = PointInTime(since, from_time, "from", "from_time")
     end = PointInTime(to, to_time, "to", "to_time")
-    return await service.history.diff(ThreadId(thread), begin, end, limit, cursor, reader)
+    return await service.history.diff(thread, begin, end, limit, cursor, reader)

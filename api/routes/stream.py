@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from functools import partial
+from http import HTTPStatus
 from typing import Annotated
 
 import msgspec
@@ -12,18 +13,18 @@ from litestar import get
 from litestar.openapi import ResponseSpec
 from litestar.params import HeaderParameter, QueryParameter
 from litestar.response import Stream
-from litestar.status_codes import HTTP_200_OK, HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE
 from msgspec import Struct
 
-from api.http.problems import problems
+from api.http.params import number_of
+from api.http.problems import THREAD_READ_PROBLEMS
 from api.http.send_buffer import PIECE_BYTES
 from api.routes.dependencies import FromReader, FromService, FromThread
 from api.schemas.events import event_view
 from api.services.threads import Service
-from domain.application.streaming.broadcast import Delta, Withdrawn
 from domain.application.streaming.follow import follow
-from domain.errors import InvalidInput, StoreUnavailable
+from domain.errors import StoreUnavailable
 from domain.ids import MAX_VERSION, ThreadId, Version
+from domain.ports.wakeups import Delta, Withdrawn
 from domain.thread.codec import Recorded
 
 _log = logging.getLogger(__name__)
@@ -53,14 +54,14 @@ class StreamedEvent(Struct, frozen=True, omit_defaults=True):
 
 
 STREAMING = {
-    HTTP_200_OK: ResponseSpec(
+    HTTPStatus.OK: ResponseSpec(
         StreamedEvent,
         generate_examples=False,
         media_type=MEDIA_TYPE,
         description="Each event with its version as `id` and its type as `event`; between them `delta` (text that a "
         "model is writing, provisional until the next event) and `withdrawn` (discard the deltas).",
     ),
-    **problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE),
+    **THREAD_READ_PROBLEMS,
 }
 
 
@@ -78,9 +79,9 @@ async def stream_thread(
     seen, field = _version(last_event_id), "Last-Event-ID"
     if seen is None and after is not None:
         seen, field = Version(after), "after"
-    row = await service.history.begin_stream(ThreadId(thread), reader, seen, field)
+    row = await service.history.begin_stream(thread, reader, seen, field)
     begin = row.head.version if seen is None else seen
-    text = _streamed(service, ThreadId(thread), begin, until_idle=until_idle)
+    text = _streamed(service, thread, begin, until_idle=until_idle)
     return Stream(text, media_type=MEDIA_TYPE, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
 
@@ -138,23 +139,19 @@ async def _again(service: Service, thread_id: ThreadId, version: Version) -> byt
 
 
 def _event(signal: Recorded | Delta | Withdrawn) -> bytes:
+    shown: object
     match signal:
-        case Recorded(version=version, event=event):
-            head, data = (
-                f"id: {version}\nevent: {type(event).__name__}\ndata: ",
-                msgspec.json.encode(event_view(signal)),
-            )
-        case Delta(version, offset, text):
-            head, data = "event: delta\ndata: ", msgspec.json.encode({"after": version, "offset": offset, "text": text})
-        case Withdrawn(version):
-            head, data = "event: withdrawn\ndata: ", msgspec.json.encode({"after": version})
-    return head.encode() + data + b"\n\n"
+        case Recorded():
+            head, shown = f"id: {signal.version}\nevent: {type(signal.event).__name__}", event_view(signal)
+        case Delta(_, version, offset, text):
+            head, shown = "event: delta", {"after": version, "offset": offset, "text": text}
+        case Withdrawn(version=version):
+            head, shown = "event: withdrawn", {"after": version}
+    return f"{head}\ndata: ".encode() + msgspec.json.encode(shown) + b"\n\n"
 
 
 def _version(last_event_id: str | None) -> Version | None:
     if last_event_id is None or not last_event_id.strip():
         return None
-    text = last_event_id.strip()
-    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_VERSION)) and int(text) <= MAX_VERSION):
-        raise InvalidInput("Last-Event-ID", "must be the id of an event of this stream, a version")
-    return Version(int(text))
+    why = "must be the id of an event of this stream, a version"
+    return Version(number_of(last_event_id.strip(), "Last-Event-ID", lowest=0, why=why))

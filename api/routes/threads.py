@@ -1,25 +1,15 @@
 """Routes for opening threads, changing their values, listing and summarising them."""
 
 from datetime import datetime
+from http import HTTPStatus
 from typing import Annotated, Literal
 
 from litestar import Response, get, patch, post
 from litestar.openapi import ResponseSpec
 from litestar.params import FromQuery, JSONBody, QueryParameter
-from litestar.status_codes import (
-    HTTP_200_OK,
-    HTTP_201_CREATED,
-    HTTP_404_NOT_FOUND,
-    HTTP_409_CONFLICT,
-    HTTP_412_PRECONDITION_FAILED,
-    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
-    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
-    HTTP_422_UNPROCESSABLE_ENTITY,
-    HTTP_503_SERVICE_UNAVAILABLE,
-)
 
 from api.http.params import names_in, range_of
-from api.http.problems import problems
+from api.http.problems import READ_PROBLEMS, THREAD_READ_PROBLEMS, UPDATE_PROBLEMS, problems
 from api.routes.analytics import Fresh, MinVersion, wait_until_current
 from api.routes.dependencies import (
     Cursor,
@@ -29,8 +19,8 @@ from api.routes.dependencies import (
     FromThread,
     IfMatch,
     Limit,
-    etag,
     expecting,
+    tagged,
 )
 from api.routes.history import AtTime, AtVersion
 from api.schemas.page import Page
@@ -39,7 +29,7 @@ from api.schemas.state import Opened, StateView, state_view
 from api.services.history import PointInTime
 from api.services.read_models import Consistency, Filters
 from domain.application.command_handler import checkpoint_of
-from domain.ids import MAX_VERSION, ThreadId
+from domain.ids import MAX_VERSION
 from projections.threads import OUTCOMES, REASONS, Sort, ThreadSummary
 
 LeastVersion = Annotated[
@@ -47,26 +37,12 @@ LeastVersion = Annotated[
     QueryParameter(ge=0, le=MAX_VERSION, description="With eventual: wait for this version of the thread."),
 ]
 OPENING = {
-    HTTP_200_OK: ResponseSpec(Opened, generate_examples=False, description="The thread was already open in this way."),
-    **problems(
-        HTTP_409_CONFLICT,
-        HTTP_413_REQUEST_ENTITY_TOO_LARGE,
-        HTTP_415_UNSUPPORTED_MEDIA_TYPE,
-        HTTP_422_UNPROCESSABLE_ENTITY,
-        HTTP_503_SERVICE_UNAVAILABLE,
+    HTTPStatus.OK: ResponseSpec(
+        Opened, generate_examples=False, description="The thread was already open in this way."
     ),
+    **problems(HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY, body=True),
 }
-UPDATING = problems(
-    HTTP_404_NOT_FOUND,
-    HTTP_412_PRECONDITION_FAILED,
-    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
-    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
-    HTTP_422_UNPROCESSABLE_ENTITY,
-    HTTP_503_SERVICE_UNAVAILABLE,
-)
 STATUSES = ("idle", "running", "waiting")
-LISTING = problems(HTTP_503_SERVICE_UNAVAILABLE)
-READING = problems(HTTP_404_NOT_FOUND, HTTP_503_SERVICE_UNAVAILABLE)
 
 
 @post("/v1/threads", tags=["threads"], responses=OPENING)
@@ -74,26 +50,24 @@ async def open_thread(data: JSONBody[OpenThread], service: FromService, caller: 
     """Open a thread. Opening it again in the same way has no effect."""
     thread_id = service.thread_id(data.thread_id, caller)
     outcome = await service.open(thread_id, data.graph, data.values, caller, data.subject)
-    checkpoint = checkpoint_of(outcome.loaded)
-    status = HTTP_201_CREATED if outcome.events or outcome.repeated else HTTP_200_OK
-    body = Opened(thread_id, data.graph, checkpoint)
-    return Response(body, status_code=status, headers={**etag(checkpoint), "Location": f"/v1/threads/{thread_id}"})
+    status = HTTPStatus.CREATED if outcome.events or outcome.repeated else HTTPStatus.OK
+    body = Opened(thread_id, data.graph, checkpoint_of(outcome.loaded))
+    return tagged(body, status, Location=f"/v1/threads/{thread_id}")
 
 
-@patch("/v1/threads/{thread_id:str}/values", tags=["threads"], responses=UPDATING)
+@patch("/v1/threads/{thread_id:str}/values", tags=["threads"], responses=UPDATE_PROBLEMS)
 async def update_values(
     thread: FromThread, data: JSONBody[UpdateValues], service: FromService, caller: FromCaller, if_match: IfMatch = None
 ) -> Response[StateView]:
     """Change the thread's values by a JSON merge patch."""
     caller = expecting(caller, data.checkpoint_ref, if_match)
-    outcome = await service.update(ThreadId(thread), data.values, caller)
+    outcome = await service.update(thread, data.values, caller)
     if not outcome.events:  # no event records the caller, so the access log must
-        await service.access_log.record_thread(caller, "state", ThreadId(thread))
-    view = state_view(outcome.loaded)
-    return Response(view, headers=etag(view.checkpoint))
+        await service.access_log.record_thread(caller, "state", thread)
+    return tagged(state_view(outcome.loaded))
 
 
-@get("/v1/threads", tags=["threads"], responses=LISTING)
+@get("/v1/threads", tags=["threads"], responses=READ_PROBLEMS)
 async def list_threads(
     service: FromService,
     reader: FromReader,
@@ -128,22 +102,13 @@ async def list_threads(
     if search is not None:
         await wait_until_current(service, reader, "messages", consistency, min_version)
     since, before = range_of(active_since, active_before, "active_since", "active_before")
-    filters = Filters(
-        names_in(status, "status", STATUSES),
-        graph,
-        search,
-        title,
-        since,
-        before,
-        sort,
-        order == "desc",
-        names_in(outcome, "outcome", OUTCOMES),
-        names_in(reason, "reason", REASONS),
-    )
+    status_names, outcomes = names_in(status, "status", STATUSES), names_in(outcome, "outcome", OUTCOMES)
+    reasons, descending = names_in(reason, "reason", REASONS), order == "desc"
+    filters = Filters(status_names, outcomes, reasons, graph, search, title, sort, descending, since, before)
     return await service.reading.threads(filters, cursor, limit, reader)
 
 
-@get("/v1/threads/{thread_id:str}", tags=["threads"], responses=READING)
+@get("/v1/threads/{thread_id:str}", tags=["threads"], responses=THREAD_READ_PROBLEMS)
 async def show_thread(
     thread: FromThread,
     service: FromService,
@@ -156,9 +121,7 @@ async def show_thread(
     """Summarise a thread: now, at a version, or at an instant; with `eventual`, by the read model."""
     point = PointInTime(at_version, at_time)
     if consistency == "strong" or point.given:
-        found = await service.history.summary(ThreadId(thread), reader, point)
-        return Response(found, headers=etag(found.checkpoint))
+        return tagged(await service.history.summary(thread, reader, point))
     if min_version is not None:
-        await service.reading.seen("threads", reader.tenant, ThreadId(thread), min_version)
-    found = await service.reading.thread(ThreadId(thread), reader)
-    return Response(found, headers=etag(found.checkpoint))
+        await service.reading.seen("threads", reader.tenant, thread, min_version)
+    return tagged(await service.reading.thread(thread, reader))

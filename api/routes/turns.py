@@ -1,26 +1,15 @@
 """Routes for sending messages, and for retrying and cancelling turns."""
 
+from http import HTTPStatus
 from typing import Annotated, Literal
 
 from litestar import Response, post
 from litestar.openapi import ResponseSpec
 from litestar.params import JSONBody, QueryParameter
-from litestar.status_codes import (
-    HTTP_200_OK,
-    HTTP_202_ACCEPTED,
-    HTTP_402_PAYMENT_REQUIRED,
-    HTTP_404_NOT_FOUND,
-    HTTP_409_CONFLICT,
-    HTTP_412_PRECONDITION_FAILED,
-    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
-    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
-    HTTP_422_UNPROCESSABLE_ENTITY,
-    HTTP_503_SERVICE_UNAVAILABLE,
-)
 
 from api.http.caller import Caller
 from api.http.problems import problems
-from api.routes.dependencies import FromCaller, FromService, FromThread, FromTurn, IfMatch, etag, expecting
+from api.routes.dependencies import FromCaller, FromService, FromThread, FromTurn, IfMatch, expecting, tagged
 from api.schemas.approvals import waiting_approvals
 from api.schemas.requests import DEFAULT_GRAPH, Invoke, StartTurn
 from api.schemas.turns import Accepted, Cancelling, TurnView
@@ -28,7 +17,7 @@ from api.services.threads import Service, StartedTurn
 from domain.application.command_handler import checkpoint_of
 from domain.application.thread_repository import LoadedThread
 from domain.errors import BudgetExhausted
-from domain.ids import ThreadId, TurnId
+from domain.ids import TurnId
 from domain.thread.state import Idle, Running
 
 Wait = Annotated[
@@ -39,28 +28,21 @@ TAKEN = ResponseSpec(
     Accepted, generate_examples=False, description="The turn runs in the background, is queued, or waits for a person."
 )
 FINISHED = ResponseSpec(TurnView, generate_examples=False, description="The turn has ended.")
-REFUSED = problems(
-    HTTP_409_CONFLICT,
-    HTTP_412_PRECONDITION_FAILED,
-    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
-    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
-    HTTP_422_UNPROCESSABLE_ENTITY,
-    HTTP_503_SERVICE_UNAVAILABLE,
-)
+REFUSED = problems(HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED, HTTPStatus.UNPROCESSABLE_ENTITY, body=True)
 CANCELLED = {
-    HTTP_200_OK: FINISHED,
-    HTTP_202_ACCEPTED: ResponseSpec(Cancelling, generate_examples=False, description="The turn has ended, or will."),
-    **problems(HTTP_404_NOT_FOUND, HTTP_409_CONFLICT, HTTP_422_UNPROCESSABLE_ENTITY, HTTP_503_SERVICE_UNAVAILABLE),
+    HTTPStatus.OK: FINISHED,
+    HTTPStatus.ACCEPTED: ResponseSpec(Cancelling, generate_examples=False, description="The turn has ended, or will."),
+    **problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
 }
 ANSWERS = {
-    HTTP_200_OK: FINISHED,
-    HTTP_202_ACCEPTED: TAKEN,
+    HTTPStatus.OK: FINISHED,
+    HTTPStatus.ACCEPTED: TAKEN,
     **REFUSED,
-    **problems(HTTP_402_PAYMENT_REQUIRED, HTTP_404_NOT_FOUND),
+    **problems(HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.NOT_FOUND),
 }
 
 
-@post("/v1/agent/invoke", status_code=HTTP_202_ACCEPTED, tags=["turns"], responses=REFUSED)
+@post("/v1/agent/invoke", status_code=HTTPStatus.ACCEPTED, tags=["turns"], responses=REFUSED)
 async def invoke(
     data: JSONBody[Invoke], service: FromService, caller: FromCaller, if_match: IfMatch = None
 ) -> Response[Accepted]:
@@ -79,7 +61,7 @@ async def invoke(
     return _accepted(started.outcome.loaded, started.turn_id)
 
 
-@post("/v1/threads/{thread_id:str}/turns", status_code=HTTP_202_ACCEPTED, tags=["turns"], responses=ANSWERS)
+@post("/v1/threads/{thread_id:str}/turns", status_code=HTTPStatus.ACCEPTED, tags=["turns"], responses=ANSWERS)
 async def start_turn(
     thread: FromThread,
     data: JSONBody[StartTurn],
@@ -92,14 +74,14 @@ async def start_turn(
     """Send a message in an open thread."""
     caller = expecting(caller, data.checkpoint_ref, if_match)
     started = await service.start_turn(
-        ThreadId(thread), data.user_input, caller, strategy=data.strategy, durability=data.durability
+        thread, data.user_input, caller, strategy=data.strategy, durability=data.durability
     )
     return await _answer(service, started, caller, wait=wait)
 
 
 @post(
     "/v1/threads/{thread_id:str}/turns/{turn_id:str}/retry",
-    status_code=HTTP_202_ACCEPTED,
+    status_code=HTTPStatus.ACCEPTED,
     tags=["turns"],
     responses=ANSWERS,
 )
@@ -107,13 +89,13 @@ async def retry_turn(
     thread: FromThread, turn: FromTurn, service: FromService, caller: FromCaller, *, wait: Wait = False
 ) -> Response[Accepted] | Response[TurnView]:
     """Retry the last turn if it failed or was cancelled: a new turn begins at the node where it ended."""
-    started = await service.retry_turn(ThreadId(thread), TurnId(turn), caller)
+    started = await service.retry_turn(thread, turn, caller)
     return await _answer(service, started, caller, wait=wait)
 
 
 @post(
     "/v1/threads/{thread_id:str}/turns/{turn_id:str}/cancel",
-    status_code=HTTP_202_ACCEPTED,
+    status_code=HTTPStatus.ACCEPTED,
     tags=["turns"],
     responses=CANCELLED,
 )
@@ -121,14 +103,13 @@ async def cancel_turn(
     thread: FromThread, turn: FromTurn, service: FromService, caller: FromCaller, *, wait: Wait = False
 ) -> Response[Cancelling] | Response[TurnView]:
     """Cancel a turn that runs, waits for a person, or is queued. Its messages so far are kept."""
-    outcome = await service.cancel_turn(ThreadId(thread), TurnId(turn), caller)
-    finished = await service.turn_end(outcome, TurnId(turn)) if wait else None
+    outcome = await service.cancel_turn(thread, turn, caller)
+    finished = await service.turn_end(outcome, turn) if wait else None
     if finished is not None:
-        return Response(finished, status_code=HTTP_200_OK, headers=etag(finished.checkpoint))
-    checkpoint = checkpoint_of(outcome.loaded)
-    ended = isinstance(outcome.loaded.state, Idle)
-    body = Cancelling("cancelled" if ended else "cancelling", outcome.loaded.thread_id, turn, checkpoint)
-    return Response(body, status_code=HTTP_202_ACCEPTED, headers=etag(checkpoint))
+        return tagged(finished, HTTPStatus.OK)
+    loaded, ended = outcome.loaded, isinstance(outcome.loaded.state, Idle)
+    body = Cancelling("cancelled" if ended else "cancelling", loaded.thread_id, turn, checkpoint_of(loaded))
+    return tagged(body, HTTPStatus.ACCEPTED)
 
 
 async def _answer(
@@ -142,15 +123,14 @@ async def _answer(
         return _accepted(loaded, started.turn_id, waited=True)
     if finished.reason == "budget_exhausted":
         raise BudgetExhausted(f"{finished.detail} To continue, retry the turn {started.turn_id}.")
-    return Response(finished, status_code=HTTP_200_OK, headers=etag(finished.checkpoint))
+    return tagged(finished, HTTPStatus.OK)
 
 
 def _accepted(loaded: LoadedThread, turn_id: TurnId, *, waited: bool = False) -> Response[Accepted]:
-    state, checkpoint = loaded.state, checkpoint_of(loaded)
+    state = loaded.state
     status: Literal["processing", "enqueued", "waiting"] = "processing"
     if isinstance(state, Running):
         own = state.turn.turn_id == turn_id
         status = "enqueued" if not own else "waiting" if waited and state.waiting else "processing"
     approvals = waiting_approvals(state) if waited else ()
-    body = Accepted(status, loaded.thread_id, checkpoint, turn_id, approvals)
-    return Response(body, status_code=HTTP_202_ACCEPTED, headers=etag(checkpoint))
+    return tagged(Accepted(status, loaded.thread_id, checkpoint_of(loaded), turn_id, approvals), HTTPStatus.ACCEPTED)

@@ -16,7 +16,7 @@ from uuid_utils.compat import uuid7
 
 from api.runtime.isolation import IsolatedProcesses
 from api.runtime.projector import projected_beside
-from api.runtime.stores import LogArchive, SystemClock, open_log
+from api.runtime.stores import Log, SystemClock, open_log
 from domain.agents.agent import Agent
 from domain.agents.assistant import assistant
 from domain.application.audit.sealer import Sealer
@@ -35,10 +35,8 @@ from domain.application.turns.services import TurnServices
 from domain.application.turns.worker import Worker
 from domain.budget.prices import Prices
 from domain.ids import SLICES, Slice, WorkerId
-from domain.ports.access_log import AccessLog
-from domain.ports.read_models import GroupId, ReadModels
+from domain.ports.read_models import GroupId
 from domain.ports.recall import VectorStore
-from domain.ports.texts import TextStore
 from infrastructure.agent_loader import load_agents
 from infrastructure.fingerprint import fold_fingerprint
 from infrastructure.memory.event_store import MemoryEventStore
@@ -72,22 +70,17 @@ class Runtime:
     worker: Worker
     """Runs turns inside of its `working()` only."""
     sealer: Sealer
-    """Makes seals inside of its `sealing()` only, and only with SIGNING_KEY."""
-    models: ReadModels
+    """Makes seals only while the runtime is `working`, and only with SIGNING_KEY."""
+    log: Log
     runner: ProjectionRunner
     """Runs inside of `working()` only, for the slices of the worker's shards."""
     prices: Prices
     reservations: Reservations
     """Reserves what model calls may take of their tenants' limits."""
-    archive: LogArchive
-    accesses: AccessLog
-    texts: TextStore
     feed: Feed
     clock: SystemClock
     new_id: Callable[[], UUID]
     recall: MessageSearch
-    url: str | None = None
-    """The database's URL; None if everything is in memory."""
     indexer: MessageEmbedder | None = None
     """Embeds messages inside of `working()`; None without EMBEDDING_ENDPOINT or RECALL."""
     background: BackgroundTasks = field(default_factory=BackgroundTasks)
@@ -100,8 +93,8 @@ class Runtime:
         async with (
             self.worker.working(),
             self.projecting(),
-            self.sealer.sealing(self.background),
-            self.indexing(),
+            self.background.running("sealer", self.sealer.run) if self.sealer.signer else nullcontext(),
+            self.background.running("embeddings", self.indexer.run) if self.indexer else nullcontext(),
             self.counting(),
         ):
             yield
@@ -116,26 +109,20 @@ class Runtime:
             await asyncio.gather(loading, return_exceptions=True)  # the next count raises the error again
 
     @asynccontextmanager
-    async def indexing(self) -> AsyncIterator[None]:
-        """Embed messages until the block ends, if embeddings are configured."""
-        async with self.background.running("embeddings", self.indexer.run) if self.indexer else nullcontext():
-            yield
-
-    @asynccontextmanager
     async def projecting(self) -> AsyncIterator[None]:
         """Run projections until the block ends: in another process, or here if PROJECTIONS or memory:// says so."""
-        if self.settings.projections == "inside" or self.url is None:
+        if self.settings.projections == "inside" or self.log.url is None:
             async with self.projecting_here():
                 yield
             return
-        await self.models.register([projection.shape for projection in self.runner.projections])
-        async with projected_beside(self.settings, self.url, self.worker.id, self.background):
+        await self.log.models.register([projection.shape for projection in self.runner.projections])
+        async with projected_beside(self.settings, self.log.url, self.worker.id, self.background):
             yield
 
     @asynccontextmanager
     async def projecting_here(self) -> AsyncIterator[None]:
         """Run projections in this process until the block ends."""
-        await self.models.register([projection.shape for projection in self.runner.projections])
+        await self.log.models.register([projection.shape for projection in self.runner.projections])
         running = self.background.start("projections", self.runner.run)
         try:
             yield
@@ -146,14 +133,14 @@ class Runtime:
     async def build(self, group: GroupId) -> None:
         """Build a group in this call, and let it serve: for commands without a worker. Raises `NotRebuildable`."""
         builder = replace(self.runner, held=lambda: ALL_SLICES)
-        while any(i.group == group and i.status == "building" for i in await self.models.instances()):
+        while any(i.group == group and i.status == "building" for i in await self.log.models.instances()):
             if not await builder.step():
                 await asyncio.sleep(MIN_REST_S)
 
     async def catch_up(self) -> None:
         """Bring the read models up to date in this call, whether or not a worker does so as well."""
-        await self.models.register([projection.shape for projection in self.runner.projections])
-        for group in await self.models.groups():
+        await self.log.models.register([projection.shape for projection in self.runner.projections])
+        for group in await self.log.models.groups():
             while await self.runner.advance(group.id, ALL_SLICES):
                 pass
 
@@ -243,18 +230,14 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             turns=turns,
             worker=worker,
             sealer=sealer,
-            models=log.models,
+            log=log,
             runner=runner,
             prices=prices,
             reservations=reservations,
-            archive=log.archive,
-            accesses=log.accesses,
-            texts=log.texts,
             feed=Feed(log.events, broadcast),
             clock=clock,
             new_id=uuid7,
             recall=recall,
-            url=log.url,
             indexer=indexer,
             background=background,
         )

@@ -1,7 +1,6 @@
 """The readiness check, with a time limit that holds even if the check cannot be cancelled."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 from domain.errors import ThreadfoldError
 from domain.ids import Position, Slice
@@ -18,16 +17,10 @@ class Readiness:
     running, and the next request waits for the same check instead of starting another.
     """
 
-    def __init__(
-        self,
-        store: EventStore,
-        limit: float = READINESS_TIMEOUT_S,
-        write: Callable[[], Awaitable[None]] | None = None,
-    ) -> None:
-        """`limit` is in seconds; `write` writes something."""
+    def __init__(self, store: EventStore, limit: float = READINESS_TIMEOUT_S) -> None:
+        """`limit` is in seconds."""
         self._store = store
         self._limit = limit
-        self._write = write
         self._checking: asyncio.Task[None] | None = None
 
     async def trouble(self) -> str | None:
@@ -48,8 +41,7 @@ class Readiness:
 
     async def _check(self) -> None:
         await self._store.read_slice(Slice(0), Position(0), 1)
-        if self._write is not None:
-            await self._write()
+        await self._store.check_writable()
 
     def close(self) -> None:
         """Cancel a running check."""

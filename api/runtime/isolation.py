@@ -41,11 +41,10 @@ class IsolatedProcesses:
         )
         try:
             await child.run()
-        except SubprocessEnded as ended:
-            well = ended.status == 0 and child.over  # user code may have ended it with status 0
-            if not well and not child.ready.is_set():
-                raise StoreUnavailable(f"The turn of {thread_id} cannot run alone yet: {ended}.") from ended
-            return well
-        except OSError as error:
+        except (SubprocessEnded, OSError) as error:
+            if isinstance(error, SubprocessEnded):
+                well = error.status == 0 and child.over  # user code may have ended it with status 0
+                if well or child.ready.is_set():
+                    return well
             raise StoreUnavailable(f"The turn of {thread_id} cannot run alone yet: {error}.") from error
         return True

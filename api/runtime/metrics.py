@@ -16,37 +16,30 @@ class _Metrics(Collector):
         self._tasks = tasks
 
     def collect(self) -> Iterable[Metric]:
-        return *self._of_projections(), *self._of_tasks()
-
-    def _of_projections(self) -> Iterable[Metric]:
+        labels = ["projection", "instance", "status"]
         lag = GaugeMetricFamily(
-            "threadfold_projection_lag_events",
-            "Events that a read model has not seen yet.",
-            labels=["projection", "instance", "status"],
+            "threadfold_projection_lag_events", "Events that a read model has not seen yet.", labels=labels
         )
         parked = GaugeMetricFamily(
             "threadfold_projection_parked_threads",
             "Threads that a read model leaves out since an event that it could not take.",
-            labels=["projection", "instance", "status"],
+            labels=labels,
         )
-        for projection in self._projections:
-            for instance in projection.instances:
-                labels = [projection.name, str(instance.instance), instance.status]
-                lag.add_metric(labels, instance.lag)
-                parked.add_metric(labels, instance.parked)
-        return lag, parked
-
-    def _of_tasks(self) -> Iterable[Metric]:
         up = GaugeMetricFamily(
             "threadfold_background_task_up", "Whether a background task of this process runs.", labels=["task"]
         )
         restarts = CounterMetricFamily(
             "threadfold_background_task_restarts", "Starts of a background task after it failed.", labels=["task"]
         )
+        for projection in self._projections:
+            for instance in projection.instances:
+                values = [projection.name, str(instance.instance), instance.status]
+                lag.add_metric(values, instance.lag)
+                parked.add_metric(values, instance.parked)
         for task in self._tasks:
             up.add_metric([task.name], int(task.up))
             restarts.add_metric([task.name], task.restarts)
-        return up, restarts
+        return lag, parked, up, restarts
 
 
 def exposition(projections: Sequence[ProjectionView], tasks: Sequence[TaskStatus]) -> bytes:

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import uvloop
@@ -41,7 +42,7 @@ class Process:
             self._lifeline.settimeout(0)
             self._lifeline.set_inheritable(False)  # a process started by user code must not inherit it
         self._is_ready = False
-        self._heartbeat_interval = heartbeat_interval(lease)
+        self._heartbeat_interval = min(1.0, lease / 10)
         self._watchdog = Watchdog(max(min(lease / 2, MAX_BLOCKED_S), 0.5), stop_within, lifeline)
 
     @property
@@ -100,8 +101,10 @@ class Process:
             except BaseException as error:
                 if over:
                     raise
-                reason = error  # Python unbinds `error` after this block
-                say_and_exit(UNCLEAN, lambda: _say_loop_ended(reason))
+                words = (
+                    "The event loop has ended while the process was at work, by %r. The process exits with status %d"
+                )
+                say_and_exit(UNCLEAN, partial(_log.critical, words, error, UNCLEAN, exc_info=error))
 
     def _beat(self, ailing: Callable[[], str | None]) -> None:
         words = (READY if self._is_ready else STARTING) + " ".join((ailing() or "").split())[:1_000]
@@ -135,11 +138,6 @@ def die_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def heartbeat_interval(lease: float) -> float:
-    """Return the seconds between two heartbeats. `lease` is in seconds."""
-    return min(1.0, lease / 10)
-
-
 def _enable_stack_dumps(*, on_signal: bool) -> None:
     """Write stacks to stderr at a crash of the interpreter, and at `STACK_SIGNAL` if wanted."""
     with suppress(OSError, ValueError, AttributeError, RuntimeError):  # there is no stderr
@@ -148,8 +146,3 @@ def _enable_stack_dumps(*, on_signal: bool) -> None:
             faulthandler.register(STACK_SIGNAL, all_threads=True)
     if on_signal and sys.stdout is not None:
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a killed process loses no lines
-
-
-def _say_loop_ended(error: BaseException) -> None:
-    words = "The event loop has ended while the process was at work, by %r. The process exits with status %d"
-    _log.critical(words, error, UNCLEAN, exc_info=error)

@@ -38,11 +38,7 @@ class Held:
     leases: LeaseStore
     worker: WorkerId
     background: BackgroundTasks
-    _slices: Sequence[Slice] = field(init=False, default=())
-
-    def slices(self) -> Sequence[Slice]:
-        """Return the slices."""
-        return self._slices
+    slices: Sequence[Slice] = field(init=False, default=())
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
@@ -53,7 +49,7 @@ class Held:
 
     async def _look(self) -> None:
         mine = (row for row in await self.leases.workers() if row.id == self.worker)
-        self._slices = [Slice(slice_) for row in mine for shard in row.shards for slice_ in slices_of(shard)]
+        self.slices = [Slice(slice_) for row in mine for shard in row.shards for slice_ in slices_of(shard)]
 
     async def _look_forever(self) -> None:
         while True:

@@ -26,7 +26,7 @@ from domain.ports.snapshots import SnapshotStore
 from domain.ports.suspects import Suspects
 from domain.ports.texts import TextStore
 from domain.ports.wakeups import Wakeups
-from infrastructure.embedded import EmbeddedPostgres
+from infrastructure.embedded.server import EmbeddedPostgres
 from infrastructure.memory.access_log import MemoryAccessLog
 from infrastructure.memory.archive import MemoryArchive
 from infrastructure.memory.event_store import MemoryEventStore
@@ -53,7 +53,7 @@ from infrastructure.postgres.seals import PostgresSealStore
 from infrastructure.postgres.snapshots import PostgresSnapshotStore
 from infrastructure.postgres.suspects import PostgresSuspects
 from infrastructure.postgres.texts import PostgresTextStore
-from infrastructure.postgres.wakeups import open_wakeups
+from infrastructure.postgres.wakeups import PostgresWakeups
 from infrastructure.settings import Settings
 from migrations.run import migrate
 from projections.messages import MESSAGES
@@ -122,6 +122,7 @@ class Log:
     vectors: VectorStore | None = None
     hot: HotStore | None = None
     url: str | None = None
+    """The database's URL; None if everything is in memory."""
 
 
 async def open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock, background: BackgroundTasks) -> Log:
@@ -141,7 +142,8 @@ async def open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock
         await leases.expire_all()
     wakeups: Wakeups
     if settings.redis_url is None:
-        wakeups = await stack.enter_async_context(open_wakeups(found.url, pool, background))
+        wakeups = PostgresWakeups(found.url, pool, background)
+        stack.push_async_callback(wakeups.close)
     else:
         wakeups, hot = _over_redis(settings.redis_url, await database_name(pool), stack, background)
     return Log(

@@ -217,13 +217,9 @@ async def _kill(process: subprocess.Popen[bytes], *, stacks: bool) -> None:
     """Kill a child and the processes of its group. With `stacks`, it may first write its stacks."""
     if stacks:
         process.send_signal(STACK_SIGNAL)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(DUMP_S):
-                await _ended(process)
+        await _ended(process, DUMP_S)
     _kill_group(process)
-    with suppress(TimeoutError):  # the kernel may not end it, for example while a disk hangs
-        async with asyncio.timeout(KILL_S):
-            await _ended(process)
+    await _ended(process, KILL_S)  # the kernel may not end it, for example while a disk hangs
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
@@ -232,10 +228,12 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-async def _ended(process: subprocess.Popen[bytes]) -> None:
-    """Wait until a process has ended."""
-    while process.poll() is None:  # noqa: ASYNC110  (another process can only be polled)
-        await asyncio.sleep(POLL_S)
+async def _ended(process: subprocess.Popen[bytes], within: float | None = None) -> None:
+    """Wait until a process has ended, at most `within` seconds."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within):
+            while process.poll() is None:  # noqa: ASYNC110  (another process can only be polled)
+                await asyncio.sleep(POLL_S)
 
 
 def _status(returncode: int | None) -> str:

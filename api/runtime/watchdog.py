@@ -141,7 +141,7 @@ class Watchdog:
             self._note_request(now)
         self._look_at_loop(now)
         if self._deadline is not None and now >= self._deadline:
-            self._exit()
+            say_and_exit(self._status, self._say_last_words)
 
     def _pass_on(self, numbers: bytes, now: float) -> None:
         for number in numbers:
@@ -197,9 +197,6 @@ class Watchdog:
         frame = _main_frame()
         place = f" in {frame.f_code.co_qualname} ({frame.f_code.co_filename}:{frame.f_lineno})" if frame else ""
         return (f"the task {task.get_name()!r}" if task else "a callback") + place
-
-    def _exit(self) -> NoReturn:
-        say_and_exit(self._status, self._say_last_words)
 
     def _say_last_words(self) -> None:
         if self._asked_at is None or self._status != UNCLEAN:

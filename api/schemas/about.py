@@ -7,8 +7,6 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from domain.ports.leases import WorkerRow
-
 
 class WorkerView(Struct, frozen=True):
     """A process that runs turns, with its shards."""
@@ -26,8 +24,3 @@ class Health(Struct, frozen=True, omit_defaults=True):
 
     status: Literal["alive", "ready", "unready"]
     detail: str | None = None
-
-
-def worker_view(row: WorkerRow) -> WorkerView:
-    """Show a worker."""
-    return WorkerView(row.id, row.name, row.started_at, row.seen_at, row.standby, row.shards)

@@ -6,8 +6,6 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from domain.ports.access_log import Access
-
 
 class AccessView(Struct, frozen=True):
     """An access: a client was shown what is in threads."""
@@ -21,10 +19,3 @@ class AccessView(Struct, frozen=True):
     correlation: str | None
     threads: Sequence[UUID]
     """The threads that were shown; with a fork, also its ancestors. Empty for an export, which is of the whole log."""
-
-
-def access_view(access: Access) -> AccessView:
-    """Show an access."""
-    return AccessView(
-        access.at, access.what, access.request, access.actor, access.client, access.correlation, access.threads
-    )

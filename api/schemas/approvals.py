@@ -42,14 +42,7 @@ def waiting_approvals(state: State) -> Sequence[ApprovalView]:
     turn, approval = state.turn, state.turn.approval
     calls = [
         ApprovalView(
-            c.version,
-            c.hash,
-            c.because,
-            turn.node,
-            tool=c.request.name,
-            call_id=c.request.id,
-            arguments=c.request.arguments,
-            reason=c.reason,
+            c.version, c.hash, c.because, turn.node, c.request.name, c.request.id, c.request.arguments, c.reason
         )
         for c in turn.calls
         if c.status == "asked"

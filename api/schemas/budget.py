@@ -7,6 +7,7 @@ from uuid import UUID
 
 from msgspec import Struct
 
+from api.schemas.view import view_of
 from domain.application.command_handler import checkpoint_of
 from domain.application.thread_repository import LoadedThread
 from domain.budget.limits import amount_of, exceeded_limit, instant_of, is_exceeded, used_in
@@ -46,15 +47,8 @@ class ModelSpending(Struct, frozen=True):
     @classmethod
     def of(cls, used: ModelUsage, prices: Prices) -> Self:
         """Show and price what was used of a model."""
-        return cls(
-            model=used.model,
-            calls=used.calls,
-            prompt_tokens=used.prompt_tokens,
-            completion_tokens=used.completion_tokens,
-            tokens=used.prompt_tokens + used.completion_tokens,
-            cost_usd=dollars(prices.of_all([used])),
-            cached_tokens=used.cached_tokens,
-        )
+        tokens = used.prompt_tokens + used.completion_tokens
+        return view_of(cls, used, tokens=tokens, cost_usd=dollars(prices.of_all([used])))
 
 
 class Left(Struct, frozen=True):

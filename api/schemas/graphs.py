@@ -5,9 +5,9 @@ from typing import Literal
 
 from msgspec import Struct
 
+from api.schemas.view import view_of
 from domain.agents.agent import Agent
 from domain.agents.mermaid import mermaid
-from domain.agents.tools import Tool
 from domain.json import JsonObject
 
 
@@ -45,10 +45,7 @@ class GraphView(Struct, frozen=True):
     mermaid: str
 
 
-def _approval(tool: Tool) -> Literal["always", "never", "depends"]:
-    if isinstance(tool.approval, bool):
-        return "always" if tool.approval else "never"
-    return "depends"
+_APPROVAL: Mapping[object, Literal["always", "never"]] = {True: "always", False: "never"}
 
 
 def graph_view(agent: Agent) -> GraphView:
@@ -60,14 +57,12 @@ def graph_view(agent: Agent) -> GraphView:
         following = targets[""] if targets.keys() == {""} else targets
         nodes.append(NodeView(node.name, node.timeout, node.retry.attempts, node.approval, following))
     tools = [
-        ToolView(
-            tool.name,
-            tool.spec.description,
-            tool.spec.parameters,
-            tool.timeout,
-            tool.idempotent,
-            tool.after_crash,
-            _approval(tool),
+        view_of(
+            ToolView,
+            tool,
+            description=tool.spec.description,
+            parameters=tool.spec.parameters,
+            approval=_APPROVAL.get(tool.approval, "depends"),
         )
         for tool in agent.tools
     ]

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Self
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from api.schemas.budget import Left, LimitView
 from domain.budget.limits import is_exceeded, is_warned
@@ -57,13 +58,9 @@ class Count(Struct, frozen=True):
         )
 
 
-class CountedLimit(Struct, frozen=True):
+class CountedLimit(LimitView, frozen=True):
     """A limit, and how it stands `now`; null for a limit for each turn."""
 
-    window: Span
-    tokens: int | None
-    cost_usd: float | None
-    warn_at: float
     now: Count | None
 
 
@@ -114,8 +111,7 @@ def _scope(given: ScopeLimits, usage: Mapping[tuple[Scope | None, Span], LimitUs
         if limit.window != "turn":
             unused = LimitUsage(scope, limit, start_of(limit.window, at))
             now = Count.of(usage.get((scope, limit.window), unused))
-        view = LimitView.of(limit)
-        shown.append(CountedLimit(view.window, view.tokens, view.cost_usd, view.warn_at, now))
+        shown.append(CountedLimit(**asdict(LimitView.of(limit)), now=now))
     return ScopeView(scope.agent or None, scope.model or None, given.set_at, given.actor, shown)
 
 

@@ -7,12 +7,12 @@ from uuid import UUID
 import msgspec
 from msgspec import Struct
 
+from api.schemas.view import view_of
 from domain.application.queries.prompts import RecordedPrompt
 from domain.ids import ThreadId
 from domain.json import JsonObject
-from domain.models.chat import ChatMessage
 from domain.prompt.canonical import canonical
-from domain.prompt.reconstruct import Kind, Piece, ReconstructedPrompt
+from domain.prompt.reconstruct import Kind, ReconstructedPrompt
 from domain.thread.events import ModelCalled
 
 
@@ -41,12 +41,6 @@ class PieceView(Struct, frozen=True):
     version: int | None
     whole: bool
 
-    @classmethod
-    def of(cls, piece: Piece) -> "PieceView":
-        """Show a piece."""
-        version = int(piece.version) or None
-        return cls(piece.kind, piece.role, piece.text, piece.tokens, piece.because, version, piece.whole)
-
 
 class CallView(Struct, frozen=True):
     """The call of a model with the prompt: which model answered, why that one, and the endpoint's counts.
@@ -64,22 +58,6 @@ class CallView(Struct, frozen=True):
     duration_ms: int
     finish_reason: str
     cached_tokens: int
-
-    @classmethod
-    def of(cls, called: ModelCalled, counted: int) -> "CallView":
-        """Show a call."""
-        return cls(
-            model=called.model,
-            provider=called.provider,
-            because=called.because,
-            prompt_tokens=called.prompt_tokens,
-            completion_tokens=called.completion_tokens,
-            estimated=called.estimated,
-            difference=called.prompt_tokens - counted,
-            duration_ms=called.duration_ms,
-            finish_reason=called.finish_reason,
-            cached_tokens=called.cached,
-        )
 
 
 class PromptView(Struct, frozen=True):
@@ -103,18 +81,17 @@ class PromptView(Struct, frozen=True):
     @classmethod
     def of(cls, found: RecordedPrompt) -> "PromptView":
         """Show a prompt."""
-        assembled, prompt = found.assembled, found.prompt
-        return cls(
-            version=found.version,
-            at=found.at,
+        assembled, prompt, called = found.assembled, found.prompt, found.called
+        return view_of(
+            cls,
+            found,
             tokens=assembled.tokens,
             limit=assembled.limit,
-            everything=found.everything,
             saved=None if found.everything is None else found.everything - assembled.tokens,
             exact=prompt.exact,
-            pieces=[PieceView.of(piece) for piece in prompt.pieces],
-            messages=[chat(message) for message in canonical(prompt.messages, _declared(prompt))],
-            call=CallView.of(found.called, assembled.tokens) if found.called else None,
+            pieces=[view_of(PieceView, piece, version=int(piece.version) or None) for piece in prompt.pieces],
+            messages=[msgspec.to_builtins(message) for message in canonical(prompt.messages, _declared(prompt))],
+            call=_call_view(called, assembled.tokens) if called else None,
         )
 
 
@@ -149,7 +126,5 @@ def _declared(prompt: ReconstructedPrompt) -> Sequence[str]:
         return ("unknown",)
 
 
-def chat(message: ChatMessage) -> JsonObject:
-    """Write a message as it is sent to a model, without fields at their default."""
-    written: JsonObject = msgspec.to_builtins(message)
-    return written
+def _call_view(called: ModelCalled, counted: int) -> CallView:
+    return view_of(CallView, called, difference=called.prompt_tokens - counted, cached_tokens=called.cached)

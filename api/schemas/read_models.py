@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Self, TypeAlias
 from uuid import UUID
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from api.schemas.page import Page
+from api.schemas.view import view_of
 from domain.money import dollars
 from domain.ports.read_models import Instance, Parked, ProjectionGroup, Status
 from domain.windows import Window
@@ -106,9 +107,7 @@ class ParkedView(Struct, frozen=True):
     @classmethod
     def of(cls, projection: str, parked: Parked) -> Self:
         """Return a parked thread of a projection."""
-        fields = structs.asdict(parked)
-        del fields["position"]
-        return cls(projection, **fields)
+        return view_of(cls, parked, projection=projection)
 
 
 class Rebuilding(Struct, frozen=True):
@@ -157,17 +156,7 @@ def instance_view(instance: Instance, group: ProjectionGroup, parked: int) -> In
     """Return an instance with its progress, and the rate of its build."""
     rate = seconds_left = None
     if instance.status == "building" and group.done:
-        rate = group.done / max((datetime.now(UTC) - group.started_at).total_seconds(), 0.001)
-        seconds_left = group.left / rate
-    return InstanceView(
-        instance.id,
-        instance.version,
-        instance.status,
-        group.done,
-        group.left,
-        parked,
-        instance.created_at,
-        group.throttle,
-        round(rate, 1) if rate else None,
-        round(seconds_left, 1) if seconds_left is not None else None,
-    )
+        exact = group.done / max((datetime.now(UTC) - group.started_at).total_seconds(), 0.001)
+        rate, seconds_left = round(exact, 1), round(group.left / exact, 1)
+    progress = {"done": group.done, "lag": group.left, "parked": parked, "throttle": group.throttle}
+    return view_of(InstanceView, instance, instance=instance.id, **progress, rate=rate, seconds_left=seconds_left)

@@ -146,20 +146,19 @@ def _number(given: object) -> object:
     return given
 
 
+Number = BeforeValidator(_number)
+
+
 class LimitBody(Body):
     """A limit of tokens, money or both: for a window of time in UTC, or for each turn."""
 
     window: Span
     tokens: Annotated[
-        int | None, BeforeValidator(_number), Field(ge=1, le=MAX_TOKENS, description="Of prompts and answers together.")
+        int | None, Number, Field(ge=1, le=MAX_TOKENS, description="Of prompts and answers together.")
     ] = None
-    cost_usd: Annotated[
-        float | None, BeforeValidator(_number), Field(gt=0, le=MAX_DOLLARS, description="Their cost in dollars.")
-    ] = None
+    cost_usd: Annotated[float | None, Number, Field(gt=0, le=MAX_DOLLARS, description="Their cost in dollars.")] = None
     warn_at: Annotated[
-        float,
-        BeforeValidator(_number),
-        Field(gt=0, le=1, description="The share from which on to use cheaper models."),
+        float, Number, Field(gt=0, le=1, description="The share from which on to use cheaper models.")
     ] = 0.8
 
 
@@ -168,28 +167,20 @@ def limit_of(given: LimitBody) -> Limit:
     return Limit(given.window, given.tokens, None if given.cost_usd is None else units(given.cost_usd), given.warn_at)
 
 
+LimitBodies = Annotated[tuple[LimitBody, ...], Field(max_length=len(SPANS))]
+Name = Annotated[str | None, Field(min_length=1, max_length=MAX_NAME)]
+
+
 class SetBudget(Body):
     """Replace the budget of a thread."""
 
-    limits: Annotated[
-        tuple[LimitBody, ...],
-        Field(max_length=len(SPANS), description="At most one for each window; an empty list lifts the budget."),
-    ]
+    limits: Annotated[LimitBodies, Field(description="At most one for each window; an empty list lifts the budget.")]
     checkpoint_ref: CheckpointRef = None
 
 
 class SetLimits(Body):
     """Replace the limits of a tenant's calls, or of those by an agent, of a model, or both."""
 
-    agent: Annotated[
-        str | None,
-        Field(min_length=1, max_length=MAX_NAME, description="Limit this agent's calls. Default: all calls."),
-    ] = None
-    model: Annotated[
-        str | None,
-        Field(min_length=1, max_length=MAX_NAME, description="Limit this model's calls. Default: all calls."),
-    ] = None
-    limits: Annotated[
-        tuple[LimitBody, ...],
-        Field(max_length=len(SPANS), description="At most one for each window; an empty list lifts the limits."),
-    ]
+    agent: Annotated[Name, Field(description="Limit this agent's calls. Default: all calls.")] = None
+    model: Annotated[Name, Field(description="Limit this model's calls. Default: all calls.")] = None
+    limits: Annotated[LimitBodies, Field(description="At most one for each window; an empty list lifts the limits.")]

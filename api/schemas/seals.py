@@ -8,8 +8,10 @@ from uuid import UUID
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from api.schemas.view import view_of
 from domain.application.audit.proofs import Proof
-from domain.log.seal import Seal, timestamp
+from domain.log.hash_chain import timestamp
+from domain.log.seal import Seal
 
 
 class SealView(Struct, frozen=True):
@@ -104,22 +106,12 @@ def whole_seal(seal: Seal) -> WholeSeal:
 def proof_view(proof: Proof) -> ProofView:
     """Convert a proof to a document."""
     record, place, seal = proof.record, proof.place, proof.seal
-    return ProofView(
-        event=ProvedEvent(
-            record.tenant,
-            record.thread_id,
-            record.version,
-            record.type,
-            record.schema,
-            timestamp(record.recorded_at),
-            record.metadata,
-            record.payload,
-        ),
+    return view_of(
+        ProofView,
+        place,
+        event=view_of(ProvedEvent, record, recorded_at=timestamp(record.recorded_at)),
         previous=proof.previous.hex(),
         hash=record.hash.hex(),
-        slice=place.slice,
-        position=place.position,
-        size=place.size,
         path=[part.hex() for part in place.path],
         slice_path=[part.hex() for part in place.slice_path],
         seal=ProvingSeal(seal.number, timestamp(seal.at), *_signed_parts(seal)),

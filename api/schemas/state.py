@@ -8,6 +8,7 @@ from uuid import UUID
 from msgspec import Struct
 from msgspec.structs import replace
 
+from api.schemas.view import view_of
 from domain.application.command_handler import checkpoint_of
 from domain.application.thread_repository import LoadedThread
 from domain.ids import Version
@@ -93,30 +94,22 @@ def state_view(loaded: LoadedThread) -> StateView:
     if isinstance(state, Unopened):
         raise TypeError("An unopened thread has no state to show")
     thread = state.thread
-    return StateView(
+    return view_of(
+        StateView,
+        thread,
         thread_id=loaded.thread_id,
         version=loaded.head.version,
         checkpoint=checkpoint_of(loaded),
         recorded_at=loaded.head.at,
         status=status_of(state),
-        graph=thread.graph,
-        values=thread.values,
-        summary=thread.summary,
         window=[_window_message(message) for message in thread.window],
-        turns=thread.turns,
-        prompt_tokens=thread.prompt_tokens,
-        completion_tokens=thread.completion_tokens,
         turn=_turn_in_progress(state.turn) if isinstance(state, Running) else None,
-        last_turn=thread.last_turn,
-        queue=thread.queue,
-        subject=thread.subject,
     )
 
 
 def _turn_in_progress(turn: Turn) -> TurnInProgress:
-    fields = {name: getattr(turn, name) for name in TurnInProgress.__struct_fields__}
     calls = [replace(call, request=_shown(call.request), place=0) for call in turn.calls]
-    return TurnInProgress(**{**fields, "calls": calls})
+    return view_of(TurnInProgress, turn, calls=calls)
 
 
 def _shown(call: ToolCall) -> ToolCall:
@@ -125,12 +118,5 @@ def _shown(call: ToolCall) -> ToolCall:
 
 
 def _window_message(message: Message) -> WindowMessage:
-    return WindowMessage(
-        message.version,
-        message.role,
-        message.content,
-        message.tokens,
-        tuple(map(_shown, message.tool_calls)),
-        tool_call_id=message.call_id,
-        name=message.name,
-    )
+    tool_calls = tuple(map(_shown, message.tool_calls))
+    return view_of(WindowMessage, message, tool_calls=tool_calls, tool_call_id=message.call_id)

@@ -1,27 +1,21 @@
 """The access log: which client was shown what of which threads. An access is recorded before anything is shown."""
 
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from api.http.caller import Caller
-from api.http.cursors import decode_cursor, encode_cursor
-from api.http.params import in_utc
+from api.http.cursors import Zoned, decode_place, encode_cursor
 from api.runtime.composition import Runtime
-from api.schemas.access_log import AccessView, access_view
+from api.schemas.access_log import AccessView
 from api.schemas.page import Page
+from api.schemas.view import view_of
 from domain.errors import InvalidInput
 from domain.ids import Tenant, ThreadId
 from domain.ports.access_log import Access, AccessCursor, AccessFilter, What
 
-
-class AccessLogCursor(Struct, frozen=True, array_like=True):
-    """Where a page of accesses ended."""
-
-    at: Annotated[datetime, Meta(tz=True)]
-    number: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+AccessNumber = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class AccessLogService:
@@ -32,7 +26,7 @@ class AccessLogService:
     """
 
     def __init__(self, runtime: Runtime) -> None:
-        self._log = runtime.accesses
+        self._log = runtime.log.accesses
         self._clock = runtime.clock
         self._repository = runtime.repository
         self._on = runtime.settings.audit_reads
@@ -59,15 +53,13 @@ class AccessLogService:
         """List accesses, the latest first. Raises `InvalidInput`."""
         if only.actor is not None and not only.actor.isprintable():
             raise InvalidInput("actor", "must be printable")
-        before, of = None, ("reads", tenant, only)
-        if cursor is not None:
-            place = decode_cursor(cursor, AccessLogCursor, of)
-            before = AccessCursor(in_utc(place.at, "cursor"), place.number)
-        found = await self._log.page(tenant, only, before, limit + 1)
+        of = ("reads", tenant, only)
+        place = decode_place(cursor, tuple[Zoned, AccessNumber], of)
+        found = await self._log.page(tenant, only, AccessCursor(*place) if place else None, limit + 1)
         shown, following = found[:limit], None
         if len(found) > limit:
-            following = encode_cursor(AccessLogCursor(shown[-1].access.at, shown[-1].number), of)
-        return Page([access_view(numbered.access) for numbered in shown], following)
+            following = encode_cursor((shown[-1].access.at, shown[-1].number), of)
+        return Page([view_of(AccessView, numbered.access) for numbered in shown], following)
 
     async def _record(self, caller: Caller, what: What, threads: Iterable[ThreadId]) -> None:
         if self._on:

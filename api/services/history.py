@@ -6,7 +6,6 @@ from typing import Annotated, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
-from msgspec.structs import replace
 
 from api.http.caller import Caller
 from api.http.cursors import decode_cursor, encode_cursor, no_page
@@ -18,10 +17,9 @@ from api.schemas.history import DiffView, point_view
 from api.schemas.page import Page
 from api.schemas.prompts import ContextView, context_view
 from api.services.access_log import AccessLogService
-from domain.application.queries import transcript
 from domain.application.queries.changes import ChangesBetween, DescribedEvent
-from domain.application.queries.prompts import recorded_prompts
-from domain.application.queries.transcript import TranscriptMessage
+from domain.application.queries.prompts import TurnPrompts
+from domain.application.queries.transcript import Transcript, TranscriptMessage
 from domain.application.streaming.feed import FeedCursor, FeedFilter, FeedPage
 from domain.application.thread_repository import LoadedThread
 from domain.errors import InvalidInput
@@ -129,16 +127,15 @@ class ThreadHistory:
 
     async def messages(self, thread_id: ThreadId, asked: PageRequest, caller: Caller) -> Page[TranscriptMessage]:
         """Read a page of the transcript. A page may have fewer items than its limit, and the last one none."""
-        of = pages_of("messages", caller.tenant, thread_id, asked.point, asked.order)
-        asked = _placed(asked, of)
-        after, upto, listed = await self._bounds(thread_id, asked, caller.tenant)
+        of, after, upto, listed = await self._bounds("messages", thread_id, asked, caller.tenant)
         shown, end = _PageItems[TranscriptMessage](asked.limit), START
+        transcript = Transcript(self._repository, thread_id)
         if asked.order == "desc":
             enough = Version(max(upto - MAX_SCANNED_EVENTS, START))
-            found = transcript.read_back(self._repository, thread_id, upto, enough=enough, first=FIRST_READ_EVENTS)
+            found = transcript.read_back(upto, enough=enough, first=FIRST_READ_EVENTS)
         elif after < upto:
             enough, end = Version(min(after + MAX_SCANNED_EVENTS, upto)), upto
-            found = transcript.read(self._repository, thread_id, after, upto, enough=enough, first=FIRST_READ_EVENTS)
+            found = transcript.read(after, upto, enough=enough, first=FIRST_READ_EVENTS)
         else:
             return Page([], None)
         async for message in found:
@@ -156,9 +153,7 @@ class ThreadHistory:
 
     async def events(self, thread_id: ThreadId, asked: PageRequest, caller: Caller) -> Page[EventView]:
         """Read a page of a thread's events as they were recorded."""
-        of = pages_of("events", caller.tenant, thread_id, asked.point, asked.order)
-        asked = _placed(asked, of)
-        after, upto, listed = await self._bounds(thread_id, asked, caller.tenant)
+        of, after, upto, listed = await self._bounds("events", thread_id, asked, caller.tenant)
         shown = _PageItems[EventView](asked.limit)
         if asked.order == "desc":
             end, begin = START, Version(max(upto - asked.limit, START))
@@ -224,8 +219,8 @@ class ThreadHistory:
     async def prompts(self, thread_id: ThreadId, turn_id: TurnId, caller: Caller, after: int = 0) -> ContextView:
         """Show the prompts of a turn that were recorded after a version. Raises `UnknownThread`, `UnknownTurn`."""
         loaded = await self._repository.existing(thread_id, caller.tenant)
-        texts, tokens = self._runtime.texts, self._runtime.turns.services.tokens
-        found, more = await recorded_prompts(self._repository, texts, tokens, loaded, turn_id, after)
+        texts, tokens = self._runtime.log.texts, self._runtime.turns.services.tokens
+        found, more = await TurnPrompts(self._repository, texts, tokens, loaded).page(turn_id, after)
         await self._access_log.record_thread(caller, "context", thread_id)
         return context_view(thread_id, turn_id, found, more=more)
 
@@ -272,27 +267,30 @@ class ThreadHistory:
         version = await self._repository.version_at(thread_id, at, tenant)
         return await self._repository.load_at(thread_id, version, tenant)
 
-    async def _bounds(self, thread_id: ThreadId, asked: PageRequest, tenant: Tenant) -> tuple[Version, Version, int]:
-        """Return the version to read after, the one to read up to, and the list's last version (0: it has no end)."""
-        row = await self._repository.row(thread_id, tenant)
-        listed = await self._listed(row, asked)
-        upto = listed or row.head.version
-        if asked.place is None:
-            return START, Version(upto), listed
-        if asked.order == "desc":
-            return START, Version(min(asked.place.version, upto)), listed
-        return Version(asked.place.version), Version(upto), listed
+    async def _bounds(
+        self, what: str, thread_id: ThreadId, asked: PageRequest, tenant: Tenant
+    ) -> tuple[object, Version, Version, int]:
+        """Return what identifies the list, and three versions: to read after, to read up to, and the list's last one.
 
-    async def _listed(self, row: ThreadRow, asked: PageRequest) -> int:
+        The last one is 0 if the list has no end. Raises `InvalidInput` for a cursor of another list.
+        """
         place, point = asked.place, asked.point
+        of = pages_of(what, tenant, thread_id, point, asked.order)
+        if asked.cursor is not None:
+            place = decode_cursor(asked.cursor, HistoryCursor, of)
+        row = await self._repository.row(thread_id, tenant)
         if place is None:
-            return await self._version(row, point) if point.given else 0
+            listed = await self._version(row, point) if point.given else 0
+            return of, START, Version(listed or row.head.version), listed
         _check(point)
-        if place.order != asked.order or bool(place.upto) != point.given or place.upto > row.head.version:
+        if place.order != asked.order or bool(place.upto) != point.given:
             raise no_page()
-        if point.version not in {None, place.upto}:
+        if place.upto > row.head.version or point.version not in {None, place.upto}:
             raise no_page()
-        return place.upto
+        upto = Version(place.upto or row.head.version)
+        if asked.order == "desc":
+            return of, START, Version(min(place.version, upto)), place.upto
+        return of, Version(place.version), upto, place.upto
 
     async def _version(self, row: ThreadRow, point: PointInTime) -> Version:
         _check(point)
@@ -340,13 +338,6 @@ def pages_of(
 ) -> tuple[object, ...]:
     """Return what identifies a list of messages or events: a cursor is valid for one list only."""
     return what, tenant, thread_id, point, order
-
-
-def _placed(asked: PageRequest, of: object) -> PageRequest:
-    """Read the place that a cursor names. Raises `InvalidInput` for a cursor of another list."""
-    if asked.cursor is None:
-        return asked
-    return replace(asked, place=decode_cursor(asked.cursor, HistoryCursor, of), cursor=None)
 
 
 def _page(shown: Sequence[Item], asked: PageRequest, reached: int, listed: int, of: object, end: int) -> Page[Item]:

@@ -17,7 +17,7 @@ class ProjectionAdmin:
     def __init__(self, runtime: Runtime) -> None:
         """Work with what the composition root has joined."""
         self._runtime = runtime
-        self._models = runtime.models
+        self._models = runtime.log.models
         self._projections: Mapping[str, Projection] = {p.name: p for p in runtime.runner.projections}
 
     async def projections(self) -> Sequence[ProjectionView]:

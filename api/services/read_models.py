@@ -10,14 +10,14 @@ import msgspec
 from msgspec import Meta, Struct
 
 from api.http.caller import Caller
-from api.http.cursors import decode_cursor, encode_cursor
-from api.http.params import in_utc
+from api.http.cursors import Zoned, decode_place, encode_cursor
 from api.runtime.composition import ALL_SLICES, Runtime
 from api.schemas.page import Page
 from api.schemas.read_models import AuditEntry, Spent, Standing, Stood, Sums, audit_entry
 from api.services.access_log import AccessLogService
 from domain.errors import BehindLog, InvalidInput, UnknownThread
 from domain.ids import Slice, Tenant, ThreadId, Version, slice_of
+from domain.money import dollars
 from domain.ports.read_models import Instance, SliceLag
 from domain.read_models.queries import Aggregate, Bucket, Condition, Histogram, Select, Where
 from domain.read_models.tables import Row, Table, indexed
@@ -48,28 +48,23 @@ class Filters(Struct, frozen=True):
     """Which threads a list has. `outcome` and `reason` are those of a thread's last turn."""
 
     status: tuple[str, ...] = ()
+    outcome: tuple[str, ...] = ()
+    reason: tuple[str, ...] = ()
     graph: str | None = None
     search: str | None = None
     title: str | None = None
-    active_since: datetime | None = None
-    active_before: datetime | None = None
     sort: Sort = "opened_at"
     descending: bool = True
-    outcome: tuple[str, ...] = ()
-    reason: tuple[str, ...] = ()
+    active_since: datetime | None = None
+    active_before: datetime | None = None
 
 
-Zoned = Annotated[datetime, Meta(tz=True)]
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Loosened = Annotated[int, Meta(ge=0)]
 """The number of the `relaxed_searches` search that a page's threads match."""
 
-THREADS_AFTER: Mapping[Sort, Any] = {
-    "opened_at": tuple[Zoned, ThreadId, Loosened],
-    "last_event_at": tuple[Zoned, ThreadId, Loosened],
-    "tokens": tuple[Int64, ThreadId, Loosened],
-    "cost": tuple[Int64, ThreadId, Loosened],
-}
+AFTER_TIME: Any = tuple[Zoned, ThreadId, Loosened]
+AFTER_NUMBER: Any = tuple[Int64, ThreadId, Loosened]
 """What a cursor of threads holds: the last thread's values of the list's order, and the search."""
 
 
@@ -90,7 +85,7 @@ class ReadModelQueries:
         """Work with what the composition root has joined."""
         self._runtime = runtime
         self._access_log = access_log
-        self._models = runtime.models
+        self._models = runtime.log.models
         self._projections: Mapping[str, Projection] = {p.name: p for p in runtime.runner.projections}
 
     async def fresh(self, projection: str) -> None:
@@ -126,7 +121,7 @@ class ReadModelQueries:
     async def threads(self, filters: Filters, cursor: str | None, limit: int, caller: Caller) -> Page[ThreadSummary]:
         """List threads. The access is recorded."""
         of, order = ("threads", caller.tenant, filters), filters.sort
-        place = _place(cursor, THREADS_AFTER[order], of)
+        place = decode_place(cursor, AFTER_NUMBER if order in {"tokens", "cost"} else AFTER_TIME, of)
         page: Page[ThreadSummary] = Page([], None)
         for number, search in enumerate(relaxed_searches(filters.search) if filters.search is not None else [None]):
             if search == ():
@@ -183,19 +178,13 @@ class ReadModelQueries:
             item = dict(zip((*heads, *counted), row, strict=True))
             for cost in ("cost", "saved_cost"):
                 if cost in item:
-                    item[f"{cost.removesuffix('_cost')}_usd"] = item.pop(cost) / 10**12
+                    item[f"{cost.removesuffix('_cost')}_usd"] = dollars(item.pop(cost))
             latency_ms = latency_of(durations.get(row[: len(heads)], {}))
             items.append({**item, "latency_ms": latency_ms and msgspec.structs.asdict(latency_ms)})
         return Sums(span.bucket, span.group_by, items)
 
     async def spent(
-        self,
-        tenant: Tenant,
-        window: Window,
-        at: datetime,
-        by: tuple[str, ...],
-        only: Mapping[str, Any],
-        limit: int = 1_000,
+        self, tenant: Tenant, window: Window, at: datetime, by: tuple[str, ...], only: Mapping[str, Any], limit: int
     ) -> Sequence[Spent]:
         """Return what was spent in the window that contains an instant, the most expensive first."""
         start = start_of(window, at)
@@ -208,8 +197,7 @@ class ReadModelQueries:
             where.append(Where("slice", "=", slice_of(only["thread_id"])))
         where += [_as_indexed(Where(name, "=", value)) for name, value in only.items()]
         sums = ("calls", "prompt_tokens", "completion_tokens", "cost", "saved_tokens", "saved_cost", "cached_tokens")
-        most = ("cost", "prompt_tokens")
-        query = Aggregate(budgets.BUDGETS, sums, tuple(where), by, limit=limit, most=most)
+        query = Aggregate(budgets.BUDGETS, sums, tuple(where), by, limit=limit, most=("cost", "prompt_tokens"))
         rows = await self._models.aggregate(query)
         return [Spent.of(window, start, dict(zip((*by, *sums), row, strict=True))) for row in rows]
 
@@ -218,7 +206,7 @@ class ReadModelQueries:
     ) -> Page[Stood]:
         """List the threads that had a status at an instant, those that had it for longest first."""
         of = ("instant", tenant, standing, at)
-        after = _place(cursor, tuple[Zoned, ThreadId], of)
+        after = decode_place(cursor, tuple[Zoned, ThreadId], of)
         if standing == "open":
             query = threads.opened_by(tenant, at, after, limit)
         else:
@@ -227,12 +215,12 @@ class ReadModelQueries:
         return await self._page(query, of, lambda row: Stood(row[thread_id], row[since]))
 
     async def audit(
-        self, tenant: Tenant, conditions: Iterable[Condition], cursor: str | None, limit: int
+        self, tenant: Tenant, conditions: Iterable[Where], cursor: str | None, limit: int
     ) -> Page[AuditEntry]:
         """List the commands and what they changed, the latest first."""
         conditions = tuple(conditions)
         of = ("audit", tenant, conditions)
-        after = _place(cursor, tuple[Zoned, ThreadId, UUID, Literal["caller", "agent"]], of)
+        after = decode_place(cursor, tuple[Zoned, ThreadId, UUID, Literal["caller", "agent"]], of)
         where = (Where("tenant", "=", tenant), *map(_as_indexed, conditions))
         order = ("at", "thread_id", "command", "by")
         query = Select(AUDIT, where, order, descending=True, after=after, limit=limit)
@@ -271,22 +259,21 @@ async def _until(there: Callable[[], Any]) -> None:
         raise BehindLog from None
 
 
-def _conditions(filters: Filters) -> Iterable[Condition]:
-    if filters.status:
-        yield Where("status", "in", filters.status)
-    if filters.outcome:
-        yield Where("last_outcome", "in", filters.outcome)
-    reasons = filters.reason or _implied(filters.outcome)
-    if reasons:
-        yield Where("last_reason", "in", reasons)
-    if filters.graph is not None:
-        yield Where("graph", "=", filters.graph)
-    if filters.title is not None:
-        yield Where("title", "begins", filters.title)
-    if filters.active_since is not None:
-        yield Where("last_event_at", ">=", filters.active_since)
-    if filters.active_before is not None:
-        yield Where("last_event_at", "<", filters.active_before)
+def given(*conditions: Where) -> Sequence[Where]:
+    """Return the conditions that have a value: neither None nor an empty tuple."""
+    return [one for one in conditions if one.value is not None and one.value != ()]
+
+
+def _conditions(filters: Filters) -> Sequence[Condition]:
+    return given(
+        Where("status", "in", filters.status),
+        Where("last_outcome", "in", filters.outcome),
+        Where("last_reason", "in", filters.reason or _implied(filters.outcome)),
+        Where("graph", "=", filters.graph),
+        Where("title", "begins", filters.title),
+        Where("last_event_at", ">=", filters.active_since),
+        Where("last_event_at", "<", filters.active_before),
+    )
 
 
 def _implied(outcomes: Iterable[str]) -> tuple[str, ...]:
@@ -296,16 +283,13 @@ def _implied(outcomes: Iterable[str]) -> tuple[str, ...]:
 
 
 def _within(span: HourRange, column: str) -> Iterable[Condition]:
-    if span.since is not None:
-        yield Where(column, ">=", span.since)
-    if span.until is not None:
-        yield Where(column, "<", span.until)
-    yield from (_as_indexed(Where(name, "=", value)) for name, value in span.only.items())
+    ends = (Where(column, ">=", span.since), Where(column, "<", span.until))
+    return map(_as_indexed, given(*ends, *(Where(name, "=", value) for name, value in span.only.items())))
 
 
-def _as_indexed(condition: Condition) -> Condition:
+def _as_indexed(condition: Where) -> Where:
     """Shorten a long name as keys and indexes do."""
-    if isinstance(condition, Where) and condition.operator == "=" and isinstance(condition.value, str):
+    if condition.operator == "=" and isinstance(condition.value, str):
         return Where(condition.column, "=", indexed(condition.value))
     return condition
 
@@ -316,11 +300,3 @@ def _durations(tenant: Tenant, span: HourRange, table: Table) -> Histogram:
     where = (Where("tenant", "=", tenant), Where("width", "=", width), *_within(span, "start"))
     group_by, bucket = (("start", *span.group_by), None) if span.bucket == width else (span.group_by, span.bucket)
     return Histogram(table, "bucket", "durations", where, group_by, bucket, at="start", limit=MAX_SUMS + 1)
-
-
-def _place(cursor: str | None, kind: Any, of: object) -> Any:
-    """Return what a cursor of a list holds, with instants in UTC; None without a cursor. Raises `InvalidInput`."""
-    if cursor is None:
-        return None
-    values = decode_cursor(cursor, kind, of)
-    return tuple(in_utc(value, "cursor") if isinstance(value, datetime) else value for value in values)

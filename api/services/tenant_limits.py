@@ -11,7 +11,7 @@ from api.schemas.requests import MAX_NAME
 from api.services.read_models import ReadModelQueries
 from domain.errors import InvalidInput
 from domain.json import check_text
-from domain.ports.ledger import Amount, Scope
+from domain.ports.ledger import Amount, Scope, ScopeLimits
 from domain.read_models.queries import Aggregate, Where
 from domain.thread.events import Limit
 from domain.thread.limits import check_limits
@@ -58,7 +58,7 @@ class TenantLimits:
                 window: await self._used(scope, start_of(window, at)) for window in WINDOWS if window in new
             }
             expected = before if attempt < MAX_ATTEMPTS - 1 else None
-            if await self._limits.set(scope, limits, at, caller.actor, spent, expected):
+            if await self._limits.set(ScopeLimits(scope, limits, at, caller.actor), spent, expected):
                 break
         return await self.show(caller)
 
@@ -79,6 +79,6 @@ class TenantLimits:
         where = [Where("tenant", "=", scope.tenant), Where("hour", ">=", since)]
         where += [Where(name, "=", value) for name, value in (("graph", scope.agent), ("model", scope.model)) if value]
         sums = ("prompt_tokens", "completion_tokens", "cost")
-        for prompt, completion, cost in await self._runtime.models.aggregate(Aggregate(USAGE, sums, tuple(where))):
+        for prompt, completion, cost in await self._runtime.log.models.aggregate(Aggregate(USAGE, sums, tuple(where))):
             return Amount((prompt or 0) + (completion or 0), cost or 0)
         return Amount()

@@ -11,10 +11,11 @@ from msgspec import Struct
 from api.http.caller import Caller
 from api.http.send_buffer import SendBuffer
 from api.runtime.composition import Runtime
-from api.schemas.about import WorkerView, worker_view
+from api.schemas.about import WorkerView
 from api.schemas.budget import BudgetView, budget_view
 from api.schemas.requests import Decide, ForkThread
 from api.schemas.turns import TurnView, turn_view
+from api.schemas.view import view_of
 from api.services.access_log import AccessLogService
 from api.services.history import NOW, PointInTime, ThreadHistory
 from api.services.projection_admin import ProjectionAdmin
@@ -31,7 +32,7 @@ from domain.application.command_handler import (
     idempotency_key,
 )
 from domain.application.fork import Fork, fork
-from domain.application.queries import transcript
+from domain.application.queries.transcript import Transcript
 from domain.application.replay import Replay, ReplayedTurn
 from domain.application.thread_repository import LoadedThread
 from domain.application.turns.check_input import check_change, check_decision, opening_values
@@ -40,18 +41,9 @@ from domain.application.turns.turn_cause import caused_by
 from domain.application.turns.wait import TurnWaiter
 from domain.errors import UnknownGraph, UnknownThread, VersionConflict, WrongGraph
 from domain.ids import START, CommandId, ThreadId, TurnId, Version
-from domain.thread import commands
+from domain.thread import commands, events
 from domain.thread.codec import Metadata
-from domain.thread.events import (
-    ApprovalDenied,
-    ApprovalGranted,
-    CancellationRequested,
-    Durability,
-    Limit,
-    Strategy,
-    ThreadForked,
-    TurnStarted,
-)
+from domain.thread.events import Durability, Limit, Strategy
 from domain.thread.state import Running, State, Unopened
 from infrastructure.agent_loader import load_agents
 from infrastructure.settings import is_agent_file
@@ -63,7 +55,13 @@ same thread."""
 WAIT_LIMIT_S = 600.0
 """Seconds that a request with `wait` waits for its turn before it is answered like one without."""
 
-RUNNABLE = (TurnStarted, CancellationRequested, ApprovalGranted, ApprovalDenied, ThreadForked)
+RUNNABLE = (
+    events.TurnStarted,
+    events.CancellationRequested,
+    events.ApprovalGranted,
+    events.ApprovalDenied,
+    events.ThreadForked,
+)
 """Events after which a worker has something to run."""
 
 
@@ -191,9 +189,8 @@ class Service:
 
     async def cancel_turn(self, thread_id: ThreadId, turn_id: TurnId, caller: Caller) -> CommandResult:
         """Cancel a turn. Raises `UnknownThread`, `TurnHasEnded`."""
-        return await self._act(
-            thread_id, _on_open(thread_id, commands.CancelTurn(turn_id)), caller, ("cancel", str(turn_id))
-        )
+        command = commands.CancelTurn(turn_id)
+        return await self._act(thread_id, lambda _: (command,), caller, ("cancel", str(turn_id)), opened=True)
 
     async def decide_approval(
         self, thread_id: ThreadId, approval: int, decided: Decide, caller: Caller
@@ -211,9 +208,9 @@ class Service:
 
         def plan(state: State) -> Iterable[commands.Command]:
             check_decision(command, state, self.runtime.agents)
-            return _on_open(thread_id, command)(state)
+            return (command,)
 
-        return await self._act(thread_id, plan, caller, asked)
+        return await self._act(thread_id, plan, caller, asked, opened=True)
 
     async def fork(self, parent: ThreadId, thread_id: ThreadId, wanted: ForkThread, caller: Caller) -> ForkedThread:
         """Fork a thread at a version. Raises `UnknownThread`, `ThreadAlreadyOpen`, `InvalidInput`."""
@@ -257,7 +254,7 @@ class Service:
                             return None
             except TimeoutError:
                 return None
-        finished = await transcript.finished(repository, loaded.thread_id, ending.events)
+        finished = await Transcript(repository, loaded.thread_id).finished(ending.events)
         if ending.missed:  # another process runs the turn, so the cached state here is stale
             await repository.load(loaded.thread_id, loaded.tenant)
         at_end = at_end or await repository.load_at(loaded.thread_id, finished.version, loaded.tenant)
@@ -303,7 +300,7 @@ class Service:
 
     async def workers(self) -> Sequence[WorkerView]:
         """List the processes that run turns."""
-        return [worker_view(row) for row in await self.runtime.worker.leases.workers()]
+        return [view_of(WorkerView, row, worker_id=row.id) for row in await self.runtime.worker.leases.workers()]
 
     async def existing(self, thread_id: ThreadId, caller: Caller) -> LoadedThread:
         """Return a thread as it is now. Raises `UnknownThread`."""
@@ -326,12 +323,16 @@ class Service:
         caller: Caller,
         asked: tuple[object, ...],
         command_id: CommandId | None = None,
+        *,
+        opened: bool = False,
     ) -> CommandResult:
-        """Execute a command, and notify streams and the worker."""
+        """Execute a command, and notify streams and the worker. `opened`: the thread must exist."""
 
         def checked(state: State) -> Iterable[commands.Command]:
             if caller.existing and isinstance(state, Unopened):
                 raise VersionConflict(START, START)
+            if opened and isinstance(state, Unopened):
+                raise UnknownThread(thread_id)
             return plan(state)
 
         await self.runtime.turns.settled(thread_id)
@@ -346,7 +347,7 @@ class Service:
         """Send new events to streams, and notify the worker if there is something to run."""
         self.runtime.turns.services.broadcast.send(outcome.loaded.thread_id, outcome.events)
         if outcome.loaded.state.in_turn and any(isinstance(recorded.event, RUNNABLE) for recorded in outcome.events):
-            started = (each for each in outcome.events if isinstance(each.event, TurnStarted | ThreadForked))
+            started = (one for one in outcome.events if isinstance(one.event, events.TurnStarted | events.ThreadForked))
             self.runtime.worker.ready(outcome.loaded, caused_by(metadata), next(started, None))
 
     def _bound(self, thread_id: ThreadId, caller: Caller, asked: tuple[object, ...]) -> IdempotencyKey | None:
@@ -364,17 +365,6 @@ class Service:
 def turn_of_command(command_id: CommandId) -> TurnId:
     """Return the id of the turn that a command starts."""
     return TurnId(uuid5(command_id, "turn"))
-
-
-def _on_open(thread_id: ThreadId, command: commands.Command) -> Plan:
-    """Plan a command for a thread that must exist."""
-
-    def plan(state: State) -> Iterable[commands.Command]:
-        if isinstance(state, Unopened):
-            raise UnknownThread(thread_id)
-        return (command,)
-
-    return plan
 
 
 def _before_turn(state: State, turn_id: TurnId, head: Version) -> Version:

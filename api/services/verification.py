@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 from api.http.caller import Caller
 from api.http.cursors import decode_cursor, encode_cursor, no_page
@@ -29,19 +29,16 @@ class Verification:
         self._access_log = access_log
         self._events = runtime.repository.store
         self._seals = runtime.sealer.seals
-        self._verifying = False
+        self._verifying = asyncio.Lock()
 
     async def verify(self) -> VerificationReport:
         """Check the whole log and its seals. Raises `VerificationRuns` if this process is verifying already."""
-        if self._verifying:
+        if self._verifying.locked():
             raise VerificationRuns
-        self._verifying = True
-        try:
+        async with self._verifying:
             started = time.monotonic()
             log, seals = await self._verify_log(), await self.check()
             return _report(log, seals, SLICES, started)
-        finally:
-            self._verifying = False
 
     async def verify_thread(self, thread_id: ThreadId, tenant: Tenant | None = None) -> VerificationReport:
         """Check one thread: its events and its head. Raises `UnknownThread`, also for another tenant's thread."""
@@ -97,18 +94,11 @@ class Verification:
 
     async def _verify_log(self) -> Verified:
         slices = (Slice(number) for number in range(SLICES))  # shared: each concurrent check takes the next one
-
-        async def check(remaining: Iterator[Slice]) -> Verified:
-            return await verify_slices(self._events, remaining)
-
         at_once = min(CONCURRENT_CHECKS, self._runtime.settings.max_connections)
-        checked = await asyncio.gather(*(check(slices) for _ in range(at_once)))
+        checked = await asyncio.gather(*(verify_slices(self._events, slices) for _ in range(at_once)))
         cut_off = await verify_heads(self._events, map(Slice, range(SLICES)))
-        return Verified(
-            sum(part.threads for part in checked),
-            sum(part.events for part in checked),
-            tuple(sorted(problem for part in checked for problem in part.problems)) + cut_off.problems,
-        )
+        log = sum(checked, Verified())
+        return Verified(log.threads, log.events, (*sorted(log.problems), *cut_off.problems))
 
 
 def _report(log: Verified, seals: SealsChecked, slices: int, started: float) -> VerificationReport:

@@ -47,8 +47,8 @@ class Grouped(GroupCommit):
         super().__init__(pool)
         self.store = store
 
-    async def _store(self, group: Sequence[Any]) -> None:
-        await self.store([waiting.append for waiting in group])
+    async def _write_group(self, group: Sequence[Any]) -> None:
+        await self.store([waiting.item for waiting in group])
         for waiting in group:
             self._answer(waiting, Position(0))
 

@@ -15,7 +15,7 @@ import asyncpg
 import msgspec
 import uvloop
 
-from api.cli.bootstrap import settle
+from api.cli.bootstrap import tune_garbage_collection
 from api.runtime.stores import SystemClock
 from benchmarks.side_by_side.cpu import own_cpu
 from benchmarks.side_by_side.figures import Figures, options, say
@@ -59,7 +59,7 @@ async def main(arguments: argparse.Namespace) -> Figures:
     pool = await open_pool(arguments.database, max_size=4)
     runner = runner_on(pool, part_of(arguments.part, arguments.of))
     await runner.models.groups()
-    settle()
+    tune_garbage_collection()
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     began, cpu, events = time.perf_counter(), own_cpu(), 0

@@ -15,7 +15,7 @@ from typing import cast
 import asyncpg
 import uvloop
 
-from api.cli.bootstrap import settle
+from api.cli.bootstrap import tune_garbage_collection
 from api.http.caller import Caller
 from api.runtime.composition import Runtime, open_runtime
 from api.services.threads import Service
@@ -51,7 +51,7 @@ async def working(arguments: Namespace) -> AsyncIterator[Runtime]:
     )
     async with open_runtime(settings) as runtime, runtime.working():
         answer_at_once(runtime)
-        settle()  # as `threadfold serve` and `threadfold worker` do
+        tune_garbage_collection()  # as `threadfold serve` and `threadfold worker` do
         yield runtime
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import asyncpg
 
-from infrastructure.embedded import EmbeddedPostgres
+from infrastructure.embedded.server import EmbeddedPostgres
 
 NAME = "contestant"
 

@@ -4,10 +4,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from domain.application.audit.verify import Verified, verify_slices
 from domain.application.command_handler import result_version_of
-from domain.application.thread_reader import PageSize
+from domain.application.thread_reader import PageSize, ThreadReader
 from domain.errors import CorruptLog
 from domain.ids import SLICES, START, Position, Slice, ThreadId, Version, slice_of
 from domain.log.hash_chain import Record
@@ -76,17 +77,12 @@ async def new_events(
             size.adapt(page)
             if not page or page[-1].position != last + len(page):
                 raise CorruptLog(f"Slice {slice_}: a position after {last} is missing. `threadfold verify` says which.")
-            _check_slice(slice_, page)
+            for record in page:
+                if (own := slice_of(record.thread_id)) != slice_:
+                    place = f"version {record.version} is in slice {slice_}"
+                    raise CorruptLog(f"{record.thread_id}: {place}, its thread is of slice {own}")
             yield slice_, page
             last = page[-1].position
-
-
-def _check_slice(slice_: Slice, records: Iterable[Record]) -> None:
-    for record in records:
-        if (own := slice_of(record.thread_id)) != slice_:
-            raise CorruptLog(
-                f"{record.thread_id}: version {record.version} is in slice {slice_}, its thread is of slice {own}"
-            )
 
 
 async def all_commands(view: LogView) -> AsyncIterator[Sequence[StoredCommand]]:
@@ -110,7 +106,10 @@ async def import_log(log: LogImport, archived: Archived, progress: Progress) -> 
             progress("events", len(records))
         commands = 0
         for part in archived.commands():
-            _check_commands(part)
+            for stored in part:  # no hash covers it, so check that it can be repeated
+                result_version_of(stored.command)
+                if len(stored.command.request_hash) != SHA256_BYTES:
+                    raise CorruptLog(f"The command {stored.command.id} has no SHA-256 of its request")
             await writing.add_commands(part)
             commands += len(part)
             progress("commands", len(part))
@@ -128,72 +127,48 @@ async def import_log(log: LogImport, archived: Archived, progress: Progress) -> 
     return Imported(verified.threads, verified.events, commands, running, waiting)
 
 
-def _check_commands(commands: Iterable[StoredCommand]) -> None:
-    """Check that commands can be repeated: no hash covers them."""
-    for stored in commands:
-        result_version_of(stored.command)
-        if len(stored.command.request_hash) != SHA256_BYTES:
-            raise CorruptLog(f"The command {stored.command.id} has no SHA-256 of its request")
-
-
 async def state_of(store: EventStore, thread_id: ThreadId) -> State:
     """Fold a thread from its first event on, across its parents, without reading its row: it may not exist yet."""
     lineage: list[tuple[ThreadId, Version | None]] = [(thread_id, None)]
-    while (first := await store.read(lineage[-1][0], START, lineage[-1][1], 1)) and first[0].version > START + 1:
-        lineage.append(_origin(first[0]))
+    while (found := await store.read(lineage[-1][0], START, lineage[-1][1], 1)) and found[0].version > START + 1:
+        owner, version, fork = found[0].thread_id, found[0].version, decode(found[0]).event
+        # It names the version before its own, so that no thread is its own ancestor.
+        if not isinstance(fork, ThreadForked) or fork.at_version != version - 1:
+            raise CorruptLog(f"{owner}: it begins at version {version} without a matching ThreadForked")
+        lineage.append((ThreadId(fork.parent), Version(fork.at_version)))
     state: State = INITIAL
     for owner, upto in reversed(lineage):
-        state = await _folded(store, owner, upto, state)
+        last = START
+        async for record in ThreadReader(store).records(owner, upto=upto):
+            state, last = evolve(state, decode(record).event, record.recorded_at), record.version
+        if upto is not None and last != upto:
+            raise CorruptLog(f"{owner}: a fork begins after its version {upto}, which it does not have")
     return state
-
-
-async def _folded(store: EventStore, thread_id: ThreadId, upto: Version | None, state: State) -> State:
-    after, size = START, PageSize()
-    while page := await store.read(thread_id, after, upto, size.limit):
-        size.adapt(page)
-        for record in page:
-            state = evolve(state, decode(record).event, record.recorded_at)
-        after = page[-1].version
-    if upto is not None and after != upto:
-        raise CorruptLog(f"{thread_id}: a fork begins after its version {upto}, which it does not have")
-    return state
-
-
-def _origin(first: Record) -> tuple[ThreadId, Version]:
-    """Return where a fork begins, by its first record. The version before it, so that no thread is its own ancestor."""
-    event = decode(first).event
-    if not isinstance(event, ThreadForked) or event.at_version != first.version - 1:
-        raise CorruptLog(f"{first.thread_id}: it begins at version {first.version} without a matching ThreadForked")
-    return ThreadId(event.parent), Version(event.at_version)
 
 
 async def _threads(writing: LogWriting) -> AsyncIterator[Sequence[ThreadRow]]:
     for slice_ in map(Slice, range(SLICES)):
         after: ThreadId | None = None
-        more = True
-        while more:
-            ends = await writing.thread_ends(slice_, after, MAX_PAGE_THREADS)
-            if ends:
-                yield [await _row(writing, end) for end in ends]
-                after = ends[-1].row.thread_id
-            more = len(ends) == MAX_PAGE_THREADS
+        while ends := await writing.thread_ends(slice_, after, MAX_PAGE_THREADS):
+            yield [await _row(writing, end) for end in ends]
+            after = ends[-1].row.thread_id
+            if len(ends) < MAX_PAGE_THREADS:
+                break
 
 
 async def _row(writing: LogWriting, ends: ThreadEnds) -> ThreadRow:
     if ends.last_type in AT_REST:
         return ends.row
     state = await state_of(writing.written, ends.row.thread_id)
-    row = ends.row
-    return ThreadRow(row.tenant, row.thread_id, row.head, row.opened_at, state.in_turn, state.waiting, row.base)
+    return replace(ends.row, in_turn=state.in_turn, waiting=state.waiting)
 
 
 async def _verified(writing: LogWriting, progress: Progress) -> Verified:
-    threads = events = 0
+    verified = Verified()
     for slice_ in map(Slice, range(SLICES)):
         checked = await verify_slices(writing.written, (slice_,))
         if checked.problems:
             raise CorruptLog(f"Nothing was imported: the files do not verify. {checked.problems[0]}")
-        threads += checked.threads
-        events += checked.events
+        verified += checked
         progress("verified", checked.events)
-    return Verified(threads, events)
+    return verified

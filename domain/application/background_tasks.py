@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from msgspec import Struct
 
@@ -42,39 +43,33 @@ class TaskStatus(Struct, frozen=True):
     """What the task itself reports as not working; None if nothing."""
 
 
+@dataclass(eq=False)
 class BackgroundTask:
     """A coroutine function that runs until it is stopped. Made by `BackgroundTasks.start`."""
 
-    def __init__(
-        self,
-        name: str,
-        run: Callable[[], Awaitable[object]],
-        first_pause: float,
-        longest_pause: float,
-        was_well: Callable[[], bool] = lambda: False,
-    ) -> None:
+    name: str
+    run: Callable[[], Awaitable[object]]
+    first_pause: float
+    longest_pause: float
+    was_well: Callable[[], bool]
+    ailing: Callable[[], str | None] = lambda: None
+    """Returns what does not work. Set by a task whose work is done elsewhere, such as by another process."""
+    _pause: float = 0.0
+    _failures: int = 0
+    _restarts: int = 0
+    _last_error: BaseException | None = None
+    _stopping: bool = False
+
+    def __post_init__(self) -> None:
         """Start the task in the running event loop."""
-        self.name = name
-        self.ailing: Callable[[], str | None] = lambda: None
-        """Returns what does not work. Set by a task whose work is done elsewhere, such as by another process."""
-        self._run = run
-        self._first_pause = first_pause
-        self._longest_pause = longest_pause
-        self._was_well = was_well
-        self._loop = asyncio.get_running_loop()
-        self._began_at = self._loop.time()
-        self._runs = True
-        self._pause = 0.0
-        self._failures = 0
-        self._restarts = 0
-        self._last_error: BaseException | None = None
-        self._stopping = False
-        self._task = asyncio.create_task(self._run_forever(), name=name)
+        self._now = asyncio.get_running_loop().time
+        self._note(runs=True)
+        self._task = asyncio.create_task(self._run_forever(), name=self.name)
 
     @property
     def status(self) -> TaskStatus:
         """The current status."""
-        proven = self._failures < 2 or self._loop.time() - self._began_at >= self._pause  # noqa: PLR2004
+        proven = self._failures < 2 or self._now() - self._began_at >= self._pause  # noqa: PLR2004
         error, ailing = self._last_error, self.ailing()
         up = self._runs and proven and ailing is None and not self._task.done()
         said = f"{type(error).__name__}: {error}" if error else None
@@ -92,7 +87,7 @@ class BackgroundTask:
         while True:
             self._note(runs=True)
             try:
-                await self._run()
+                await self.run()
                 error: BaseException = EndedEarly()
             except asyncio.CancelledError as cancelled:
                 task = asyncio.current_task()
@@ -108,17 +103,18 @@ class BackgroundTask:
             self._restarts += 1
 
     def _note(self, *, runs: bool) -> None:
-        self._runs, self._began_at = runs, self._loop.time()
+        self._runs, self._began_at = runs, self._now()
 
     def _note_failure(self, error: BaseException) -> None:
-        healthy = self._loop.time() - self._began_at >= HEALTHY_S or self._was_well()
+        healthy = self._now() - self._began_at >= HEALTHY_S or self.was_well()
         self._failures = 1 if healthy else self._failures + 1
-        self._pause = min(self._first_pause * 2 ** min(self._failures - 1, 30), self._longest_pause)
+        self._pause = min(self.first_pause * 2 ** min(self._failures - 1, 30), self.longest_pause)
         self._last_error = error
         self._note(runs=False)
         unexpected = None if isinstance(error, ThreadfoldError) else error  # then the log needs the traceback
         message = "The background task %s failed: %s. It runs again in %g s"
-        _log.error(message, self.name, str(error) or type(error).__name__, self._pause, exc_info=unexpected)
+        said = (str(error) or type(error).__name__).removesuffix(".")
+        _log.error(message, self.name, said, self._pause, exc_info=unexpected)
 
 
 class BackgroundTasks:

@@ -86,9 +86,7 @@ async def execute(repository: ThreadRepository, request: CommandRequest) -> Comm
         known = request.known
         guess = None if known else repository.cached_idle(request.thread_id, request.tenant)
         for _ in range(MAX_ATTEMPTS):
-            if (
-                done := await earlier_result(repository, request.thread_id, request.tenant, request.idempotency_key)
-            ) is not None:
+            if done := await earlier_result(repository, request.thread_id, request.tenant, request.idempotency_key):
                 return done
             loaded = known or guess or await repository.load(request.thread_id, request.tenant)
             known = None
@@ -108,7 +106,7 @@ async def execute(repository: ThreadRepository, request: CommandRequest) -> Comm
             record = command_record_of(request.idempotency_key, loaded, len(events))
             try:
                 chained = repository.chain(loaded, events, request.metadata)
-                moved, recorded = await repository.append_chained(loaded, chained, record, fence=request.fence)
+                moved, recorded = await repository.append(chained, record, fence=request.fence)
             except VersionConflict:
                 continue
             return CommandResult(moved, recorded)
@@ -123,10 +121,8 @@ async def earlier_result(
     Raises:
         CommandReused: its idempotency key was used with another request.
     """
-    if idempotency_key is None:
-        return None
-    stored = await repository.store.command(thread_id, idempotency_key.id)
-    if stored is None:
+    stored = await repository.store.command(thread_id, idempotency_key.id) if idempotency_key else None
+    if stored is None or idempotency_key is None:
         return None
     if stored.request_hash != idempotency_key.request_hash:
         raise CommandReused

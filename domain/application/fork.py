@@ -44,7 +44,7 @@ async def fork(
         ThreadAlreadyOpen: `thread_id` is in use.
         InvalidInput: the parent has fewer events, or an edit cannot be made.
     """
-    if (done := await earlier_result(repository, thread_id, tenant, idempotency_key)) is not None:
+    if done := await earlier_result(repository, thread_id, tenant, idempotency_key):
         return done
     left = replace(await repository.load_at(request.parent, request.at_version, tenant), thread_id=thread_id)
     owner = request.parent
@@ -54,9 +54,9 @@ async def fork(
     events += decide_all(_changes(request, fold(left.state, events)), fold(left.state, events))
     record = command_record_of(idempotency_key, left, len(events))
     try:
-        loaded, recorded = await repository.append(left, events, metadata, record, forked=True)
+        loaded, recorded = await repository.append(repository.chain(left, events, metadata, forked=True), record)
     except VersionConflict:
-        if (done := await earlier_result(repository, thread_id, tenant, idempotency_key)) is not None:
+        if done := await earlier_result(repository, thread_id, tenant, idempotency_key):
             return done
         raise ThreadAlreadyOpen from None
     return CommandResult(loaded, recorded)

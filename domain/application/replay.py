@@ -105,7 +105,8 @@ class Replay:
         said = next((r.event for r in recorded[1:2] if isinstance(r.event, events.MessageAppended)), None)
         repository = self.sandbox()
         before = await self._before(recorded[0], thread_id, tenant)
-        loaded, _ = await repository.append(before, [begun, *([said] if said else [])], Metadata(), forked=True)
+        chained = repository.chain(before, [begun, *([said] if said else [])], Metadata(), forked=True)
+        loaded, _ = await repository.append(chained)
         services = TurnServices(
             repository,
             ModelRegistry.alone(answers),

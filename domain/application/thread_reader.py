@@ -1,6 +1,7 @@
 """Reads a thread's recorded events page by page, in either direction, across forks. Folds nothing."""
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from msgspec import Struct
 
@@ -47,13 +48,16 @@ class Origin(Struct, frozen=True):
     version: Version
 
 
+@dataclass(eq=False)
 class ThreadReader:
     """Reads events. Caches the origins of `keep` threads: an origin never changes."""
 
-    def __init__(self, store: EventStore, keep: int = 1_000) -> None:
-        """Read from a store."""
-        self.store = store
-        self._origins = Lru[ThreadId, tuple[Origin | None]](ORIGIN_BYTES * keep)
+    store: EventStore
+    keep: int = field(default=1_000, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Create an empty cache."""
+        self._origins = Lru[ThreadId, tuple[Origin | None]](ORIGIN_BYTES * self.keep)
 
     async def row(self, thread_id: ThreadId, tenant: Tenant = DEFAULT_TENANT) -> ThreadRow:
         """Return where the thread ends.
@@ -135,10 +139,12 @@ class ThreadReader:
             after = page[-1].version
             last = last or after == upto
 
-    async def records(self, thread_id: ThreadId, after: Version) -> AsyncIterator[Record]:
-        """Yield the thread's own records after a version, as they are stored."""
+    async def records(
+        self, thread_id: ThreadId, after: Version = START, upto: Version | None = None
+    ) -> AsyncIterator[Record]:
+        """Yield the thread's own records with `after < version <= upto`, as they are stored."""
         size, last = PageSize(), False
-        while not last and (page := await self.store.read(thread_id, after, None, size.limit)):
+        while not last and (page := await self.store.read(thread_id, after, upto, size.limit)):
             for record in page:
                 yield record
             after, last = page[-1].version, size.is_last([len(record.payload) for record in page])
@@ -162,7 +168,7 @@ class ThreadReader:
             upto, size = begin, min(2 * size, PAGE)
 
     async def origin(self, thread_id: ThreadId) -> Origin | None:
-        """Return where a fork begins; None if the thread is no fork, or does not exist."""
+        """Return where a fork begins; None if the thread is no fork, or does not exist. Raises `CorruptLog`."""
         if known := self._origins.get(thread_id):
             return known[0]
         row = await self.store.thread(thread_id)
@@ -171,7 +177,10 @@ class ThreadReader:
         origin = None
         if row.base:
             (first,) = await self.store.read(thread_id, row.base, limit=1)
-            origin = origin_of(decode(first))
+            event = decode(first).event
+            if not isinstance(event, ThreadForked):
+                raise CorruptLog(f"{thread_id}: it begins at version {first.version} without a ThreadForked")
+            origin = Origin(ThreadId(event.parent), Version(event.at_version))
         self._origins.put(thread_id, (origin,), ORIGIN_BYTES)
         return origin
 
@@ -180,10 +189,3 @@ def _decoded(page: Sequence[Record], room: int) -> tuple[list[Recorded], bool]:
     """Decode a page. Returns also whether it is whole, and not cut at `room` bytes."""
     whole = not may_have_more([len(record.payload) for record in page], None, room)
     return [decode(record) for record in page], whole
-
-
-def origin_of(first: Recorded) -> Origin:
-    """Return where a fork begins, by its first event. Raises `CorruptLog`."""
-    if not isinstance(first.event, ThreadForked):
-        raise CorruptLog(f"{first.thread_id}: it begins at version {first.version} without a ThreadForked")
-    return Origin(ThreadId(first.event.parent), Version(first.event.at_version))

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from weakref import WeakValueDictionary
 
@@ -16,7 +17,7 @@ from domain.ids import DEFAULT_TENANT, START, Position, Tenant, ThreadId, Versio
 from domain.log.hash_chain import EMPTY_HEAD, Head, Record, chain_records
 from domain.lru import Lru
 from domain.ports.clock import Clock
-from domain.ports.log import MAX_UNWEIGHED_RECORDS, Append, CommandRecord, EventStore, Fence
+from domain.ports.log import MAX_UNWEIGHED_RECORDS, Append, CommandRecord, Fence
 from domain.ports.snapshots import Snapshot, SnapshotStore
 from domain.thread.codec import Metadata, Recorded, decode, encode, read_back, to_json
 from domain.thread.events import Event
@@ -53,38 +54,37 @@ class LoadedThread(Struct, frozen=True):
 
 
 class ChainedEvents(Struct, frozen=True):
-    """Events as hashed records that are not stored yet, and the thread after them."""
+    """Events as hashed records that are not stored yet, and the thread before and after them.
 
+    `forked`: the thread is new, and `before` is its parent as it was.
+    """
+
+    before: LoadedThread
     after: LoadedThread
     records: tuple[Record, ...]
     recorded: Sequence[Recorded]
+    forked: bool = False
 
 
+@dataclass(eq=False)
 class ThreadRepository(ThreadReader):
     """Reads and writes threads. Caches the last used ones; the store's compare-and-set detects stale ones.
 
     `keep` and `keep_bytes` bound the cache. A snapshot is due every `snapshot_every` events.
     """
 
-    def __init__(
-        self,
-        store: EventStore,
-        snapshots: SnapshotStore,
-        clock: Clock,
-        *,
-        fingerprint: str,
-        snapshot_every: int = 250,
-        keep: int = 1_000,
-        keep_bytes: int = HOT_BYTES,
-    ) -> None:
-        super().__init__(store, keep)
-        self._snapshots = snapshots
-        self._clock = clock
-        self._fingerprint = fingerprint
-        self._snapshot_every = snapshot_every
-        self._hot = Lru[ThreadId, LoadedThread](keep_bytes, keep)
-        self._snapshotted: dict[ThreadId, Version] = {}
-        self._locks: WeakValueDictionary[ThreadId, asyncio.Lock] = WeakValueDictionary()
+    snapshots: SnapshotStore
+    clock: Clock
+    fingerprint: str = field(kw_only=True)
+    snapshot_every: int = field(default=250, kw_only=True)
+    keep_bytes: int = field(default=HOT_BYTES, kw_only=True)
+    _snapshotted: dict[ThreadId, Version] = field(init=False, default_factory=dict)
+    _locks: WeakValueDictionary[ThreadId, asyncio.Lock] = field(init=False, default_factory=WeakValueDictionary)
+
+    def __post_init__(self) -> None:
+        """Create empty caches."""
+        super().__post_init__()
+        self._hot = Lru[ThreadId, LoadedThread](self.keep_bytes, self.keep)
 
     async def load(self, thread_id: ThreadId, tenant: Tenant = DEFAULT_TENANT) -> LoadedThread:
         """Return the thread as it is now; unopened if it has no events.
@@ -150,83 +150,52 @@ class ThreadRepository(ThreadReader):
             raise InvalidInput("at_time", f"the thread began at {row.opened_at.isoformat().replace('+00:00', 'Z')}")
         return version
 
-    async def append(
-        self,
-        loaded: LoadedThread,
-        events: Sequence[Event],
-        metadata: Metadata,
-        command: CommandRecord | None = None,
-        *,
-        forked: bool = False,
-        fence: Fence | None = None,
-    ) -> tuple[LoadedThread, Sequence[Recorded]]:
-        """Store events after `loaded`. Returns the thread after them, and the events as they were recorded.
-
-        Raises:
-            VersionConflict: the thread has moved on; nothing was stored.
-            LeaseLost: another worker has the shard that `fence` names; nothing was stored.
-        """
-        chained = self.chain(loaded, events, metadata)
-        return await self.append_chained(loaded, chained, command, forked=forked, fence=fence)
-
-    def chain(self, loaded: LoadedThread, events: Sequence[Event], metadata: Metadata) -> ChainedEvents:
+    def chain(
+        self, loaded: LoadedThread, events: Sequence[Event], metadata: Metadata, *, forked: bool = False
+    ) -> ChainedEvents:
         """Encode and hash events that follow `loaded`, without storing them."""
         drafts = [encode(event, metadata) for event in events]
         # The cached state is folded from decoded copies, as after a load: a caller may still change its own objects.
         events = [read_back(draft) for draft in drafts]
-        records, head = chain_records(loaded.tenant, loaded.thread_id, loaded.head, drafts, self._clock.now())
+        records, head = chain_records(loaded.tenant, loaded.thread_id, loaded.head, drafts, self.clock.now())
         recorded = [
             Recorded(loaded.thread_id, record.version, Position(0), head.at, event, metadata, len(record.payload))
             for record, event in zip(records, events, strict=True)
         ]
         state, grown = fold(loaded.state, events, head.at), loaded.grown + sum(len(each.payload) for each in drafts)
-        return ChainedEvents(replace(loaded, head=head, state=state, grown=grown), records, recorded)
+        return ChainedEvents(loaded, replace(loaded, head=head, state=state, grown=grown), records, recorded, forked)
 
-    async def append_chained(
-        self,
-        loaded: LoadedThread,
-        chained: ChainedEvents,
-        command: CommandRecord | None = None,
-        *,
-        forked: bool = False,
-        fence: Fence | None = None,
+    async def append(
+        self, chained: ChainedEvents, command: CommandRecord | None = None, fence: Fence | None = None
     ) -> tuple[LoadedThread, Sequence[Recorded]]:
-        """Store events that `chain` has hashed; see `append`."""
-        moved = chained.after
-        append = Append(
-            loaded.tenant,
-            loaded.thread_id,
-            loaded.head,
-            moved.head,
-            chained.records,
-            moved.state.in_turn,
-            command,
-            waiting=moved.state.waiting,
-            forked=forked,
-            fence=fence,
-        )
+        """Store chained events. Returns the thread after them, and the events as they were recorded.
+
+        Raises:
+            VersionConflict: the thread has moved on; nothing was stored.
+            LeaseLost: another worker has the shard that `fence` names; nothing was stored.
+        """
+        before, after, state = chained.before, chained.after, chained.after.state
+        whose, heads = (before.tenant, before.thread_id), (before.head, after.head)
+        append = Append(*whose, *heads, chained.records, state.in_turn, command, state.waiting, chained.forked, fence)
         try:
-            position = await self.store.append(append)
+            first = await self.store.append(append)
         except VersionConflict:
-            self._hot.discard(loaded.thread_id)
+            self._hot.discard(before.thread_id)
             raise
-        moved = self._cache(moved)
-        return moved, [
-            replace(recorded, position=Position(position + index)) for index, recorded in enumerate(chained.recorded)
-        ]
+        recorded = [replace(each, position=Position(first + n)) for n, each in enumerate(chained.recorded)]
+        return self._cache(after), recorded
 
     def is_snapshot_due(self, loaded: LoadedThread) -> bool:
         """Say whether the last snapshot is at least `snapshot_every` events old."""
-        return loaded.head.version - self._snapshotted.get(loaded.thread_id, START) >= self._snapshot_every
+        return loaded.head.version - self._snapshotted.get(loaded.thread_id, START) >= self.snapshot_every
 
     async def save_snapshot(self, loaded: LoadedThread) -> None:
         """Write a snapshot if one is due. For the end of a turn: nothing has to wait for it."""
         if not self.is_snapshot_due(loaded):
             return
-        thread_id = loaded.thread_id
-        if thread_id in self._hot:
+        if loaded.thread_id in self._hot:
             # Noted before it is written, so that a turn that ends in between does not write another one.
-            self._snapshotted[thread_id] = loaded.head.version
+            self._snapshotted[loaded.thread_id] = loaded.head.version
         await self._save(loaded)
 
     def lock(self, thread_id: ThreadId) -> asyncio.Lock:
@@ -234,13 +203,12 @@ class ThreadRepository(ThreadReader):
         return self._locks.setdefault(thread_id, asyncio.Lock())
 
     async def _nearest(self, thread_id: ThreadId, upto: Version | None) -> LoadedThread:
-        snapshot = await self._snapshots.nearest(thread_id, upto, self._fingerprint)
+        snapshot = await self.snapshots.nearest(thread_id, upto, self.fingerprint)
         if snapshot is None:
             return LoadedThread(thread_id)
         try:
             lean = _decode_state(snapshot.state)
-            versions = tuple(dict.fromkeys((*lean.texts, *lean.extras)))
-            found = await self.at(thread_id, versions) if versions else {}
+            found = await self.at(thread_id, {*lean.texts, *lean.extras})
             state = with_texts(lean, {version: recorded.event for version, recorded in found.items()})
         except (msgspec.MsgspecError, KeyError):
             _log.exception("The snapshot of %s at version %s is ignored", thread_id, snapshot.head.version)
@@ -269,16 +237,12 @@ class ThreadRepository(ThreadReader):
             loaded = await self._catch_up(loaded, end)
         for fork, its_end in reversed(forks):
             loaded = await self._catch_up(replace(loaded, thread_id=fork), its_end)
-        if len(forks) > MAX_FORK_DEPTH or loaded.head.version - begun > MAX_FOLD_INTERVALS * self._snapshot_every:
+        if len(forks) > MAX_FORK_DEPTH or loaded.head.version - begun > MAX_FOLD_INTERVALS * self.snapshot_every:
             await self._save_if_possible(loaded)
         return replace(loaded, thread_id=thread_id)
 
     async def _catch_up(
-        self,
-        loaded: LoadedThread,
-        upto: Version | None = None,
-        page: Sequence[Record] | None = None,
-        first: int = AT_FIRST,
+        self, loaded: LoadedThread, upto: Version | None = None, page: Sequence[Record] = (), first: int = AT_FIRST
     ) -> LoadedThread:
         """Fold the events after `loaded`. A first `page` of them, of at most `first` records, may be given."""
         size, since = PageSize(first), 0
@@ -293,7 +257,7 @@ class ThreadRepository(ThreadReader):
             loaded = replace(loaded, tenant=last.tenant, head=head, state=state, grown=grown)
             if size.is_last(sizes) or loaded.head.version == upto:
                 break
-            since, page = since + len(page), None
+            since, page = since + len(page), ()
             if since >= PAGE:
                 since = 0
                 await self._save_if_possible(loaded)
@@ -311,7 +275,7 @@ class ThreadRepository(ThreadReader):
 
     async def _save(self, loaded: LoadedThread) -> None:
         state = to_json(without_texts(loaded.state))
-        await self._snapshots.save(Snapshot(loaded.tenant, loaded.thread_id, loaded.head, self._fingerprint, state))
+        await self.snapshots.save(Snapshot(loaded.tenant, loaded.thread_id, loaded.head, self.fingerprint, state))
 
     def _cache(self, loaded: LoadedThread) -> LoadedThread:
         """Put a thread into the cache. Returns it with its current weight."""

@@ -120,13 +120,11 @@ def _used_since(thread: Thread, window: Window, start: datetime) -> Sequence[Mod
 
 def limit_usage(limits: Iterable[Limit], thread: Thread, at: datetime, prices: Prices) -> Sequence[LimitUsage]:
     """Return how a thread's limits stand at an instant, except those for each turn."""
-    starts, found = starts_of(instant_of(thread, at)), []
-    for limit in limits:
-        if limit.window != "turn":
-            start = starts[limit.window]
-            spent = amount_of(_used_since(thread, limit.window, start), prices)
-            found.append(LimitUsage(None, limit, start, spent))
-    return found
+    starts = starts_of(instant_of(thread, at))
+    spans = [(limit, limit.window, starts[limit.window]) for limit in limits if limit.window != "turn"]
+    return [
+        LimitUsage(None, limit, start, amount_of(_used_since(thread, w, start), prices)) for limit, w, start in spans
+    ]
 
 
 def turn_limit_usage(scope: Scope | None, limits: Iterable[Limit], turn: Turn, prices: Prices) -> Sequence[LimitUsage]:

@@ -46,9 +46,7 @@ class Prices(Struct, frozen=True, forbid_unknown_fields=True):
 
     def of_all(self, usage: Iterable[ModelUsage]) -> int:
         """Return the cost of what was used of several models, in units."""
-        return sum(
-            self.cost(used.model, used.prompt_tokens, used.completion_tokens, used.cached_tokens) for used in usage
-        )
+        return sum(self.cost(one.model, one.prompt_tokens, one.completion_tokens, one.cached_tokens) for one in usage)
 
     def knows(self, model: str) -> bool:
         """Say whether the list has a price for a model."""

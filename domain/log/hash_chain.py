@@ -87,37 +87,32 @@ def event_hash(  # the fields of the hash, in their order
     payload: str,
 ) -> bytes:
     """Compute an event's hash from the previous event's."""
-    line = f"{tenant}\n{thread_id}\n{version}\n{kind}\n{schema}\n{_timestamp(at)}\n{metadata}\n{payload}"
+    line = f"{tenant}\n{thread_id}\n{version}\n{kind}\n{schema}\n{timestamp(at)}\n{metadata}\n{payload}"
     return hashlib.sha256(previous + line.encode()).digest()
 
 
 @lru_cache(maxsize=64)  # the events of an append have the same time
-def _timestamp(at: datetime) -> str:
+def timestamp(at: datetime) -> str:
+    """Return an instant as it is written in the text that is hashed or signed."""
     return at.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def check_chain(records: Sequence[Record], after: Head) -> Head:
     """Verify records that follow `after` and return the new head. Raise `CorruptLog`, which names the version."""
     head = after
-    for record in records:
+    for r in records:
         expected = Version(head.version + 1)
-        if record.version != expected:
-            raise CorruptLog(f"{record.thread_id}: version {expected} is missing, {record.version} came instead")
-        if _record_hash(record, head.hash) != record.hash:
-            raise CorruptLog(f"{record.thread_id}: version {record.version} was changed after it was written")
-        head = Head(record.version, record.hash, record.recorded_at)
+        if r.version != expected:
+            raise CorruptLog(f"{r.thread_id}: version {expected} is missing, {r.version} came instead")
+        place = (r.tenant, r.thread_id, r.version)
+        try:
+            computed = event_hash(head.hash, *place, r.type, r.schema, r.recorded_at, r.metadata, r.payload)
+        except OverflowError:  # the time cannot be written in UTC, which no stored record can have had
+            computed = None
+        if computed != r.hash:
+            raise CorruptLog(f"{r.thread_id}: version {r.version} was changed after it was written")
+        head = Head(r.version, r.hash, r.recorded_at)
     return head
-
-
-def _record_hash(record: Record, previous: bytes) -> bytes | None:
-    """Compute a record's hash; None if its time cannot be written in UTC, which no stored record can have had."""
-    r = record
-    try:
-        return event_hash(
-            previous, r.tenant, r.thread_id, r.version, r.type, r.schema, r.recorded_at, r.metadata, r.payload
-        )
-    except OverflowError:
-        return None
 
 
 def hashes_of(slice_: int, after: int, upto: int, found: Iterable[tuple[int, bytes]]) -> list[bytes]:

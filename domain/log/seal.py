@@ -15,10 +15,11 @@ so an auditor who trusts the key of one seal can trust all earlier seals, even i
 
 import hashlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from msgspec import Struct
 
+from domain.log.hash_chain import timestamp
 from domain.log.merkle import Tree, log_root
 
 NO_PREVIOUS_SEAL = bytes(32)
@@ -55,11 +56,6 @@ class Seal(Statement, frozen=True):
 def key_id_of(public_key: bytes) -> str:
     """Return a key's id, derived from its public part."""
     return hashlib.sha256(public_key).hexdigest()[:32]
-
-
-def timestamp(at: datetime) -> str:
-    """Return an instant as it is written in the signed text."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def signed_text(seal: Statement) -> bytes:

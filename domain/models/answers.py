@@ -7,11 +7,13 @@ them to a few.
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
 from domain.models.chat import AnswerCut, AnswerEmpty, AnswerFiltered, ChatAnswer, ChatMessage, ModelError, written_of
+
+E = TypeVar("E", bound=ModelError)
 
 Unusual: TypeAlias = Literal["length", "refusal", "unknown_finish"]
 """How a usable answer is unusual: it was cut at its maximum length, the model refuses the request, or the finish reason
@@ -76,20 +78,18 @@ def check_answer(answer: ChatAnswer, *, again: bool = False) -> None:
         AnswerFiltered: the endpoint reports that it withheld the answer, or the rest of it.
         AnswerEmpty: the answer has neither text nor tool calls.
     """
-    end, said = end_of(answer.finish_reason), f"finish reason {answer.finish_reason[:100]!r}"
+    end = end_of(answer.finish_reason)
     nothing = not answer.tool_calls and is_blank(answer.content or "")
     if end == "broken":
-        raise _with_cost(AnswerCut(f"The model's endpoint broke the answer off ({said})."), answer)
+        raise _unusable(AnswerCut, answer, "The model's endpoint broke the answer off")
     if end == "filtered" or (end == "refused" and nothing):
-        raise _with_cost(
-            AnswerFiltered(f"A content filter of the model's endpoint withheld the answer ({said})."), answer
-        )
+        raise _unusable(AnswerFiltered, answer, "A content filter of the model's endpoint withheld the answer")
     if nothing:
         at_limit = " at its maximum length" if end == "length" else ""
         asked = "The model was asked again, and" if again else "The model"
-        error = AnswerEmpty(f"{asked} stopped without an answer{at_limit} ({said}).")
+        error = _unusable(AnswerEmpty, answer, f"{asked} stopped without an answer{at_limit}")
         error.at_limit = end == "length"
-        raise _with_cost(error, answer)
+        raise error
 
 
 def finish_of(answer: ChatAnswer) -> Finish:
@@ -122,7 +122,9 @@ def with_hint(messages: Sequence[ChatMessage], hint: str) -> tuple[ChatMessage, 
     return (*before, replace(last, content=f"{last.content}\n\n{hint}" if last.content else hint))
 
 
-def _with_cost(error: ModelError, answer: ChatAnswer) -> ModelError:
+def _unusable(kind: type[E], answer: ChatAnswer, why: str) -> E:
+    """Return the error of an unusable answer, with what the answer cost."""
+    error = kind(f"{why} (finish reason {answer.finish_reason[:100]!r}).")
     error.accepted, error.usage, error.written = True, answer.usage, written_of(answer)
     error.finish_reason, error.model = answer.finish_reason, answer.model
     return error

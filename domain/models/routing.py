@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from msgspec import Meta, Struct
-from msgspec.structs import asdict
 
 from domain.errors import InvalidInput
 
@@ -63,10 +62,9 @@ class Policy(Struct, frozen=True):
             self._check("chain", name)
         for index, rule in enumerate(self.rules):
             self._check(f"rules.{index}.use", rule.use)
-            if all(value is None for name, value in asdict(rule).items() if name != "use"):
-                raise InvalidInput(
-                    f"rules.{index}", "must have a condition; to use a model always, put it first in the chain"
-                )
+            if rule == Rule(rule.use):
+                why = "must have a condition; to use a model always, put it first in the chain"
+                raise InvalidInput(f"rules.{index}", why)
 
     def _check(self, field: str, name: str) -> None:
         if name not in self.models:
@@ -108,25 +106,15 @@ def _choice(policy: Policy, name: str, because: str) -> Choice:
 
 def _reasons(rule: Rule, now: Situation) -> list[str] | None:
     """Return why a rule holds; None if it does not."""
-    reasons = []
-    if rule.strained is not None:
-        if rule.strained != now.strained:
-            return None
-        reasons.append("most of a budget is spent" if now.strained else "no budget is strained")
-    if rule.prompt_over is not None:
-        if now.prompt_tokens <= rule.prompt_over:
-            return None
-        reasons.append(f"the prompt has more than {rule.prompt_over} tokens")
-    if rule.tools is not None:
-        if rule.tools != now.tools:
-            return None
-        reasons.append("tools are offered" if now.tools else "no tools are offered")
-    if rule.node is not None:
-        if rule.node not in {now.node, now.node.rpartition("/")[2]}:
-            return None
-        reasons.append(f"the node is {rule.node}")
-    if rule.agent is not None:
-        if rule.agent != now.agent:
-            return None
-        reasons.append(f"the agent is {rule.agent}")
-    return reasons
+    strained = "most of a budget is spent" if now.strained else "no budget is strained"
+    tools = "tools are offered" if now.tools else "no tools are offered"
+    over = f"the prompt has more than {rule.prompt_over} tokens"
+    conditions = [
+        (rule.strained, rule.strained == now.strained, strained),
+        (rule.prompt_over, now.prompt_tokens > (rule.prompt_over or 0), over),
+        (rule.tools, rule.tools == now.tools, tools),
+        (rule.node, rule.node in {now.node, now.node.rpartition("/")[2]}, f"the node is {rule.node}"),
+        (rule.agent, rule.agent == now.agent, f"the agent is {rule.agent}"),
+    ]
+    checked = [(holds, reason) for condition, holds, reason in conditions if condition is not None]
+    return [reason for _, reason in checked] if all(holds for holds, _ in checked) else None

@@ -66,8 +66,5 @@ def _at_least(counted: int, bound: float) -> float:
 
 
 def _reported(usage: Usage) -> tuple[int, int]:
-    prompt_tokens, completion_tokens = (
-        max(-MAX_STORED_TOKENS, min(tokens, MAX_STORED_TOKENS))
-        for tokens in (usage.prompt_tokens, usage.completion_tokens)
-    )
-    return prompt_tokens, completion_tokens
+    most = MAX_STORED_TOKENS
+    return max(-most, min(usage.prompt_tokens, most)), max(-most, min(usage.completion_tokens, most))

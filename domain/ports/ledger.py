@@ -123,19 +123,13 @@ class Ledger(Protocol):
         """
 
     async def set_limits(
-        self,
-        scope: Scope,
-        limits: tuple[Limit, ...],
-        at: datetime,
-        actor: str | None,
-        spent: Mapping[str, Amount],
-        expected: tuple[Limit, ...] | None = None,
+        self, given: ScopeLimits, spent: Mapping[str, Amount], expected: tuple[Limit, ...] | None = None
     ) -> bool:
         """Replace the limits of a scope; without limits, lift them. Setting the same limits again changes nothing.
 
-        `spent` is what was spent before, by window (`hour`, `day`, `month`, `lifetime`) that `at` lies in. It seeds the
-        windows that no limit counts yet. A window that a lifted limit had counted keeps its count if that is higher,
-        or if `spent` lacks the window.
+        `spent` is what was spent before, by window (`hour`, `day`, `month`, `lifetime`) that `given.set_at` lies in. It
+        seeds the windows that no limit counts yet. A window that a lifted limit had counted keeps its count if that is
+        higher, or if `spent` lacks the window.
 
         `expected` are the limits that `spent` was computed for (optimistic concurrency): if the scope has others by
         now, nothing changes and the result is False.

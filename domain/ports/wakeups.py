@@ -15,7 +15,7 @@ class TurnReady(Struct, frozen=True, tag="ready"):
     tenant: Tenant
 
 
-class Moved(Struct, frozen=True, tag="moved"):
+class NewEvents(Struct, frozen=True, tag="moved"):
     """A thread has new events, up to a version. `ended`: a turn may have ended with one of them."""
 
     thread_id: ThreadId
@@ -23,7 +23,7 @@ class Moved(Struct, frozen=True, tag="moved"):
     ended: bool = True
 
 
-class Spoken(Struct, frozen=True, tag="spoken"):
+class Delta(Struct, frozen=True, tag="spoken"):
     """A piece of the answer that a model is writing after a version. `offset` counts characters."""
 
     thread_id: ThreadId
@@ -32,7 +32,7 @@ class Spoken(Struct, frozen=True, tag="spoken"):
     text: str
 
 
-class Retracted(Struct, frozen=True, tag="retracted"):
+class Withdrawn(Struct, frozen=True, tag="retracted"):
     """The pieces after a version are void: the attempt failed."""
 
     thread_id: ThreadId
@@ -55,7 +55,7 @@ class Lent(Struct, frozen=True, tag="lent"):
     worker: WorkerId
 
 
-Wakeup: TypeAlias = SharesChanged | Lent | TurnReady | Moved | Spoken | Retracted | Watched
+Wakeup: TypeAlias = SharesChanged | Lent | TurnReady | NewEvents | Delta | Withdrawn | Watched
 
 
 class Wakeups(Protocol):

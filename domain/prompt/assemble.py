@@ -82,22 +82,15 @@ def assemble(
         PromptTooLarge: it cannot be made to fit.
     """
     thread = state.thread
-    previous = _previous_prompt(thread, limit)
-    window = _as_sent(thread.window, previous, count)
-    question = last_question(window)
-    used = fixed.tokens + summary_tokens(thread.summary) + (message_tokens(question) if question else 0)
-    _, least = _newest_groups(window, question, used, 0)
+    window = _window_of(thread, fixed.tokens, limit, count)
     heading = HEADING_TOKENS + (0 if fixed.known else MARKS_TOKENS)
-    start = previous.first if previous else 0
     counted = [(e, excerpt_tokens(e, count) if e.prompt_tokens is None else e.prompt_tokens) for e in recalled]
-    excerpts, chosen, excerpts_tokens, used = _select(
-        window, start, question, counted, used, limit - least, limit, heading
-    )
-    pinned = question if question and question.version < chosen[0].version else None
+    excerpts, chosen, excerpts_tokens, used = _select(window, counted, heading)
+    pinned = window.question if window.question and window.question.version < chosen[0].version else None
     shown, removed = _shorten_longest([pinned, *chosen] if pinned else chosen, used - limit, count)
     if used - removed > limit:
         raise PromptTooLarge(used - removed, limit)
-    has_shortened = removed or (previous and previous.shortened)
+    has_shortened = removed or (window.previous and window.previous.shortened)
     original = {message.version: message.content for message in thread.window} if has_shortened else {}
     assembled = ContextAssembled(
         first=chosen[0].version if chosen else 0,
@@ -148,12 +141,7 @@ def window_start(state: Running, fixed_tokens: int, limit: int, reserved: int, c
 
     Messages before that are not shown.
     """
-    thread = state.thread
-    previous = _previous_prompt(thread, limit)
-    window = _as_sent(thread.window, previous, count)
-    question = last_question(window)
-    used = fixed_tokens + summary_tokens(thread.summary) + (message_tokens(question) if question else 0)
-    chosen, total = _window_from(window, previous.first if previous else 0, question, used, reserved, limit)
+    chosen, total = _window_of(state.thread, fixed_tokens, limit, count).fitting(reserved)
     return WindowStart(chosen[0].version if chosen else state.version, limit - total + reserved)
 
 
@@ -258,61 +246,73 @@ def recounted(message: Message, count: Count) -> Message:
     return replace(message, tokens=message.tokens + max(count(sent) - count(text), 0))
 
 
-def _newest_groups(
-    window: Sequence[Message], question: Message | None, used: int, limit: int
-) -> tuple[list[Message], int]:
-    """Take whole groups, the newest first, until the next one does not fit; the newest one in any case.
+class _Window(Struct, frozen=True):
+    """The live window as it is sent. A prompt within `limit` begins where the `previous` one did.
 
-    Returns also the tokens. Those of the `question` are among the `used` ones already.
+    `used` are the tokens of the `question`, and of all that a prompt holds apart from messages and excerpts.
     """
-    start, tokens = len(window), 0
-    for index in range(len(window) - 1, -1, -1):
-        message = window[index]
-        if message is not question:
-            tokens += message.tokens + MESSAGE_OVERHEAD
-        if message.role != "tool":  # then a group begins here
-            if used + tokens > limit and start < len(window):
-                break
-            start, used, tokens = index, used + tokens, 0
-    return list(window[start:]), used
+
+    messages: Sequence[Message]
+    question: Message | None
+    previous: ContextAssembled | None
+    used: int
+    limit: int
+
+    def newest(self, used: int, limit: int) -> tuple[list[Message], int]:
+        """Take whole groups, the newest first, until the next one does not fit; the newest one in any case.
+
+        Returns also the tokens, with those that are `used` otherwise.
+        """
+        window, start, tokens = self.messages, len(self.messages), 0
+        for index in range(len(window) - 1, -1, -1):
+            message = window[index]
+            if message is not self.question:
+                tokens += message.tokens + MESSAGE_OVERHEAD
+            if message.role != "tool":  # then a group begins here
+                if used + tokens > limit and start < len(window):
+                    break
+                start, used, tokens = index, used + tokens, 0
+        return list(window[start:]), used
+
+    def fitting(self, excerpts: int) -> tuple[list[Message], int]:
+        """Take the messages from where the last prompt began, next to so many tokens of excerpts.
+
+        Returns also all tokens.
+
+        If they do not fit, take only the newest groups: as many as fit into a share of the room for messages, whatever
+        the excerpts take.
+        """
+        used, question, first = self.used, self.question, self.previous.first if self.previous else 0
+        shown = [message for message in self.messages if message.version >= first] or list(self.messages)
+        total = used + excerpts + sum([message.tokens for message in shown]) + MESSAGE_OVERHEAD * len(shown)
+        if question and question.version >= shown[0].version:  # it is among the used tokens already
+            total -= message_tokens(question)
+        if total <= self.limit:
+            return shown, total
+        room = min(int((self.limit - used) * REFILL_SHARE), self.limit - used - excerpts)
+        return self.newest(used + excerpts, used + excerpts + room)
 
 
-def _window_from(
-    window: Sequence[Message], first: int, question: Message | None, used: int, excerpts: int, limit: int
-) -> tuple[list[Message], int]:
-    """Take the window from version `first` on, next to so many tokens of excerpts. Returns also all tokens.
-
-    If that does not fit, take only the newest groups: as many as fit into a share of the room for messages, whatever
-    the excerpts take.
-    """
-    shown = [message for message in window if message.version >= first] or list(window)
-    total = used + excerpts + sum([message.tokens for message in shown]) + MESSAGE_OVERHEAD * len(shown)
-    if question and question.version >= shown[0].version:  # it is among the used tokens already
-        total -= message_tokens(question)
-    if total <= limit:
-        return shown, total
-    room = min(int((limit - used) * REFILL_SHARE), limit - used - excerpts)
-    return _newest_groups(window, question, used + excerpts, used + excerpts + room)
+def _window_of(thread: Thread, fixed_tokens: int, limit: int, count: Count) -> _Window:
+    previous = _previous_prompt(thread, limit)
+    messages = _as_sent(thread.window, previous, count)
+    question = last_question(messages)
+    used = fixed_tokens + summary_tokens(thread.summary) + (message_tokens(question) if question else 0)
+    return _Window(messages, question, previous, used, limit)
 
 
 def _select(
-    window: Sequence[Message],
-    first: int,
-    question: Message | None,
-    recalled: Sequence[CountedExcerpt],
-    used: int,
-    room: int,
-    limit: int,
-    heading: int,
+    window: _Window, recalled: Sequence[CountedExcerpt], heading: int
 ) -> tuple[list[Excerpt], list[Message], int, int]:
     """Select excerpts and messages of the window, so that no message is in both. Returns also both counts of tokens.
 
     An excerpt that is not used makes room for more of the window, which then needs no excerpts either.
     """
+    _, least = window.newest(window.used, 0)
     while True:
-        excerpts, tokens = _fitting_excerpts(recalled, room, heading)
-        chosen, total = _window_from(window, first, question, used, tokens, limit)
-        shown = {message.version for message in (*chosen, *([question] if question else []))} if excerpts else set()
+        excerpts, tokens = _fitting_excerpts(recalled, window.limit - least, heading)
+        chosen, total = window.fitting(tokens)
+        shown = {message.version for message in (*chosen, window.question) if message} if excerpts else set()
         if not any(_message_of(excerpt) in shown for excerpt in excerpts):
             return excerpts, chosen, tokens, total
         recalled = [counted for counted in recalled if _message_of(counted[0]) not in shown]

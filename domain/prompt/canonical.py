@@ -18,8 +18,8 @@ prompt that grows at its end keeps its beginning byte for byte, and the endpoint
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from itertools import count
+from collections.abc import Collection, Sequence
+from itertools import count, pairwise
 
 import msgspec
 from msgspec.structs import replace
@@ -58,16 +58,12 @@ def canonical(
     endpoints refuse them.
     """
     start = next((n for n, message in enumerate(messages) if message.role != "system"), len(messages))
-    prompt = _Prompt(tools, origin, foreign_calls=foreign_calls)
-    prompt.begin([message.content or "" for message in messages[:start]])
-    at = start
-    while at < len(messages):
-        message = messages[at]
-        end = at + 1
-        while end < len(messages) and messages[end].role == "tool":
-            end += 1
-        prompt.add(message, messages[at + 1 : end])
-        at = end
+    instructions = "\n\n".join(filter(str.strip, (message.content or "" for message in messages[:start])))
+    prompt = _Prompt(instructions, tools, origin, foreign_calls=foreign_calls)
+    # Results of tools belong to the message before them.
+    heads = [n for n in range(start, len(messages)) if n == start or messages[n].role != "tool"]
+    for head, end in pairwise([*heads, len(messages)]):
+        prompt.add(messages[head], messages[head + 1 : end])
     return prompt.end()
 
 
@@ -84,22 +80,17 @@ def short_id(given: str, before: int = 0, attempt: int = 0) -> str:
 class _Prompt:
     """A canonical prompt that is being written."""
 
-    def __init__(self, tools: Collection[str], origin: str, *, foreign_calls: bool) -> None:
+    def __init__(self, instructions: str, tools: Collection[str], origin: str, *, foreign_calls: bool) -> None:
         self._tools = frozenset(tools)
         self._origin = origin
         self._foreign_calls = foreign_calls
-        self._written: list[ChatMessage] = []
+        self._written = [ChatMessage("system", storable_text(instructions))] if instructions else []
         self._notes: list[str] = []
         """Texts that belong to no turn: they precede the user's next words, or else follow the last message."""
         self._seen: Counter[str] = Counter()
         self._ids: set[str] = set()
         self._names: dict[str, str] = {}
         self._taken = set(self._tools)
-
-    def begin(self, instructions: Iterable[str]) -> None:
-        """Write the system's message."""
-        if text := "\n\n".join(filter(str.strip, instructions)):
-            self._written.append(ChatMessage("system", storable_text(text)))
 
     def add(self, message: ChatMessage, results: Sequence[ChatMessage]) -> None:
         """Write a message and the results directly after it."""
@@ -231,22 +222,23 @@ def _matched(
     rest: list[ChatMessage] = []
     for result in results:
         place = result.answers
-        if place is not None and place not in found and 0 <= place < len(calls) and _answers(result, calls[place]):
+        if (
+            place is not None
+            and place not in found
+            and 0 <= place < len(calls)
+            and result.tool_call_id == calls[place].id
+        ):
             found[place] = result
         else:
             rest.append(result)
     orphans = []
     for result in rest:
-        first = next((n for n, call in enumerate(calls) if n not in found and _answers(result, call)), None)
+        first = next((n for n, call in enumerate(calls) if n not in found and result.tool_call_id == call.id), None)
         if first is None:
             orphans.append(result)
         else:
             found[first] = result
     return [found.get(n) for n in range(len(calls))], orphans
-
-
-def _answers(result: ChatMessage, call: ToolCall) -> bool:
-    return result.tool_call_id == call.id
 
 
 def _result_text(result: ChatMessage) -> str:

@@ -7,7 +7,7 @@ each message. Nothing is lost in either case: the log keeps every message, and r
 from collections.abc import Sequence
 
 from domain.prompt.assemble import Count, groups, message_tokens, stable_tokens
-from domain.prompt.summary import SummaryContent, cut, fitted_text
+from domain.prompt.summary import SummaryContent, fitted_text, message_line
 from domain.thread.events import HistoryCompacted
 from domain.thread.state import Message, Thread
 
@@ -56,11 +56,10 @@ def leaving(window: Sequence[Message], limit: int) -> Sequence[Message]:
 
 def compacted(thread: Thread, limit: int, count: Count) -> HistoryCompacted | None:
     """Return the event that replaces older messages by an extract; None if all of them stay."""
-    messages = leaving(thread.window, limit)
-    if not messages:
+    if not (messages := leaving(thread.window, limit)):
         return None
     former = thread.summary.text.split("\n") if thread.summary else []
-    lines = [*former, *(_line(message) for message in messages if message.content)]
+    lines = [*former, *(message_line(message, MAX_LINE_CHARS) for message in messages if message.content)]
     summary = extract(lines, int(SUMMARY_SHARE * limit), count)
     return HistoryCompacted(messages[-1].version, summary, count(summary))
 
@@ -82,8 +81,3 @@ def extract(lines: Sequence[str], room: int, count: Count) -> str:
             break
         kept.append(line)
     return "\n".join(reversed(kept))
-
-
-def _line(message: Message) -> str:
-    text = " ".join((message.content or "").split())
-    return f"{message.name or message.role}: {cut(text, MAX_LINE_CHARS)}"

@@ -1,6 +1,6 @@
 """Reconstructs a prompt from the event that recorded it: piece by piece, with the reason for each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
@@ -9,21 +9,9 @@ from msgspec.structs import replace
 from domain.ids import Version
 from domain.models.answers import with_hint
 from domain.models.chat import ChatMessage
-from domain.prompt.application_context import indented, without_markers
-from domain.prompt.assemble import (
-    HEADING_TOKENS,
-    LAYOUT,
-    MARKS_TOKENS,
-    Count,
-    chat_message,
-    last_question,
-    message_tokens,
-    prompt_messages,
-    recounted,
-    shortened_text,
-    summary_tokens,
-    values_text,
-)
+from domain.prompt import assemble
+from domain.prompt.application_context import without_markers
+from domain.prompt.assemble import HEADING_TOKENS, LAYOUT, MARKS_TOKENS, Count
 from domain.recall.excerpts import Excerpt, FoundMessage, part_of
 from domain.thread.events import ContextAssembled, Recalled
 from domain.thread.state import Message, Running, Summary
@@ -70,28 +58,26 @@ def reconstruct_prompt(
     thread = before.thread
     summary = thread.summary if assembled.summarised else None
     stored = [texts.get(name, MISSING) if name else "" for name in assembled.texts]
-    unstored = (
-        "",
-        "",
-        values_text(thread.values, assembled.values),
-    )  # early releases did not store values with a prompt
-    instructions, tools, values = (*stored, *unstored[len(stored) :])
+    # Early releases did not store values with a prompt.
+    stored += ["", "", assemble.values_text(thread.values, assembled.values)][len(stored) :]
+    instructions, tools, values = stored
     recalled = [_excerpt(older, part) for part in assembled.recalled]
-    context = [*_values(values, assembled, count), *_recalled(recalled, assembled, count, alone=not values)]
+    context = list(_context(values, recalled, assembled, count))
     pieces = [
-        *_piece("instructions", instructions, count(instructions), "the agent's instructions"),
-        *_piece("tools", tools, count(tools), "the tools that the agent has"),
+        Piece("instructions", "system", instructions, count(instructions), "the agent's instructions"),
+        Piece("tools", "system", tools, count(tools), "the tools that the agent has"),
     ]
     if summary:
         why = f"stands for the messages up to version {summary.through}"
-        pieces += _piece("summary", summary.text, summary_tokens(summary), why)
+        pieces.append(Piece("summary", "system", summary.text, assemble.summary_tokens(summary), why))
+    pieces = [piece for piece in pieces if piece.text]
     shown = list(_messages(before, assembled, count))
     messages = [message for _, message in shown]
-    question = last_question(messages) if assembled.layout == LAYOUT else None
+    question = assemble.last_question(messages) if assembled.layout == LAYOUT else None
     pieces += [] if question else context
     for piece, message in shown:
         pieces += [*context, piece] if message is question else [piece]
-    lay_out = prompt_messages if assembled.layout == LAYOUT else layout_1_messages
+    lay_out = assemble.prompt_messages if assembled.layout == LAYOUT else layout_1_messages
     sent = lay_out(instructions, values, summary, recalled, messages)
     found = MISSING not in {instructions, tools, values, *(part.text for part in recalled)}
     return ReconstructedPrompt(pieces, sent, found and is_whole(assembled))
@@ -116,7 +102,7 @@ def layout_1_messages(
         f"Said before, word for word:\n{again}" if again else "",
     )
     heading = "\n\n".join(filter(None, parts))
-    said = [replace(chat_message(each), content=each.content) for each in shown]
+    said = [replace(assemble.chat_message(each), content=each.content) for each in shown]
     return [*([ChatMessage("system", heading)] if heading else []), *said]
 
 
@@ -125,11 +111,10 @@ def is_whole(assembled: ContextAssembled) -> bool:
     return assembled.fixed > 0
 
 
-def _messages(before: Running, assembled: ContextAssembled, count: Count) -> Sequence[tuple[Piece, Message]]:
+def _messages(before: Running, assembled: ContextAssembled, count: Count) -> Iterator[tuple[Piece, Message]]:
     lengths = dict(assembled.shortened)
     window = before.thread.window
     question = next((message.version for message in reversed(window) if message.role == "user"), 0)
-    found = []
     for message in window:
         in_range = assembled.first <= message.version <= assembled.last
         if not in_range and message.version != assembled.pinned:
@@ -137,48 +122,30 @@ def _messages(before: Running, assembled: ContextAssembled, count: Count) -> Seq
         why = "the newest messages that fit"
         if message.version == question:
             why = "what the user said last" if in_range else "what the user said last, though older than the rest"
-        shown = recounted(message, count) if assembled.layout == LAYOUT else message
+        shown = assemble.recounted(message, count) if assembled.layout == LAYOUT else message
         if message.version in lengths:
-            text = shortened_text(message.content or "", lengths[message.version])
+            text = assemble.shortened_text(message.content or "", lengths[message.version])
             tokens = count(without_markers(text) if assembled.layout == LAYOUT else text)
             shown = replace(message, content=text, tokens=tokens, extra={}, origin="")
             why += f"; only its first {lengths[message.version]:,} characters fit"
-        whole = message.version not in lengths
-        found.append(
-            (Piece("message", message.role, shown.content, message_tokens(shown), why, message.version, whole), shown)
-        )
-    return found
+        version, whole = message.version, message.version not in lengths
+        yield Piece("message", message.role, shown.content, assemble.message_tokens(shown), why, version, whole), shown
 
 
-def _values(values: str, assembled: ContextAssembled, count: Count) -> Sequence[Piece]:
-    shown, marks = (without_markers(values), MARKS_TOKENS) if assembled.layout == LAYOUT else (values, 0)
-    tokens = count(shown) + HEADING_TOKENS + marks
-    role = "user" if assembled.layout == LAYOUT else "system"
-    return _piece("values", values, tokens, "values of the thread that the agent shows its model", role)
-
-
-def _recalled(parts: Sequence[Excerpt], assembled: ContextAssembled, count: Count, *, alone: bool) -> Sequence[Piece]:
-    """Count excerpts as assembly does: the first one includes the heading, and the marks if there are no values."""
-    marks = MARKS_TOKENS if alone and assembled.layout == LAYOUT else 0
-    return [
-        Piece(
-            "recalled",
-            part.who,
-            part.text,
-            count(indented(part)) + 1 + (0 if number else HEADING_TOKENS + marks),
-            part.because,
-            part.message,
-            whole=False,
-        )
-        for number, part in enumerate(parts)
-    ]
+def _context(values: str, recalled: Sequence[Excerpt], assembled: ContextAssembled, count: Count) -> Iterator[Piece]:
+    """Count as assembly does: values and the first excerpt include their headings, the first of all also the marks."""
+    now = assembled.layout == LAYOUT
+    extra = HEADING_TOKENS + (MARKS_TOKENS if now else 0)
+    if values:
+        tokens, role = count(without_markers(values) if now else values) + extra, "user" if now else "system"
+        yield Piece("values", role, values, tokens, "values of the thread that the agent shows its model")
+        extra = HEADING_TOKENS
+    for part in recalled:
+        tokens, extra = assemble.excerpt_tokens(part, count) + extra, 0
+        yield Piece("recalled", part.who, part.text, tokens, part.because, part.message, whole=False)
 
 
 def _excerpt(older: Mapping[int, FoundMessage], part: Recalled) -> Excerpt:
     if part.message in older:
         return part_of(older[part.message], part)
     return Excerpt(Version(part.message), "somebody", part.start, MISSING, 0, part.because)
-
-
-def _piece(kind: Kind, text: str, tokens: int, because: str, role: str = "system") -> list[Piece]:
-    return [Piece(kind, role, text, tokens, because)] if text else []

@@ -6,6 +6,7 @@ leniently, and stored strictly: texts only, each on one line, within a token lim
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -75,8 +76,10 @@ def summary_request(before: str, messages: Sequence[Message], room: int, count: 
             return text, messages
         length //= 2
     parts = groups(messages)
-    most = bisect_right(range(1, len(parts) + 1), room, key=lambda n: count(_request(before, _flat(parts[:n]), length)))
-    oldest = _flat(parts[: max(most, 1)])
+    most = bisect_right(
+        range(1, len(parts) + 1), room, key=lambda n: count(_request(before, [*chain(*parts[:n])], length))
+    )
+    oldest = [*chain(*parts[: max(most, 1)])]
     text = _request(before, oldest, length)
     if not most:
         raise PromptTooLarge(count(text), room)
@@ -135,12 +138,8 @@ def fitted_text(content: SummaryContent, room: int, count: Count) -> str:
 
 
 def _request(before: str, messages: Sequence[Message], length: int) -> str:
-    said = "\n".join(_line(message, length) for message in messages)
+    said = "\n".join(message_line(message, length, _calls(message)) for message in messages)
     return f"{FORMER}{before or NOTHING}{SINCE}{said}"
-
-
-def _flat(parts: Sequence[Sequence[Message]]) -> Sequence[Message]:
-    return [message for part in parts for message in part]
 
 
 def cut(text: str, length: int) -> str:
@@ -148,12 +147,16 @@ def cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[:length]}…"
 
 
-def _line(message: Message, length: int) -> str:
-    calls = "".join(
-        f" [asks for {call.name}({msgspec.json.encode(call.arguments).decode()})]" for call in message.tool_calls
-    )
+def message_line(message: Message, length: int, calls: str = "") -> str:
+    """Write a message on one line, with at most `length` characters of its text and of what is written about calls."""
     text = " ".join((message.content or "").split()) + calls
     return f"{message.name or message.role}: {cut(text, length)}"
+
+
+def _calls(message: Message) -> str:
+    return "".join(
+        f" [asks for {call.name}({msgspec.json.encode(call.arguments).decode()})]" for call in message.tool_calls
+    )
 
 
 def _sentences(value: Any) -> tuple[str, ...]:

@@ -117,14 +117,6 @@ class Table:
         shown = [column for column in self.columns if column.name not in self.private]
         return sorted(shown, key=lambda column: (column.name != "tenant", column.rule != "key"))
 
-    def column(self, name: str) -> Column:
-        """Return a column. Raises `KeyError`."""
-        return self._by_name[name]
-
-    @cached_property
-    def _by_name(self) -> Mapping[str, Column]:
-        return {column.name: column for column in self.columns}
-
     @cached_property
     def row(self) -> Callable[..., Row]:
         """The constructor of rows. Columns default to null, added ones to 0. Raises `TypeError` for unknown names."""

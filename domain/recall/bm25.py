@@ -9,6 +9,7 @@ the answer is in a tool's result that names only its code.
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from operator import attrgetter
 
 from msgspec import Struct
@@ -178,11 +179,6 @@ def fuse(rankings: Iterable[tuple[float, Sequence[Hit]]], limit: int) -> Sequenc
 
 def rarest(counts: Sequence[float], most: float) -> Sequence[int]:
     """Choose the terms that select candidates: the rarest ones that at most `most` messages have in all."""
-    chosen: list[int] = []
-    total = 0.0
-    for number in sorted(range(len(counts)), key=lambda number: counts[number]):
-        total += counts[number]
-        if total > most and chosen:
-            break
-        chosen.append(number)
-    return chosen
+    by_count = sorted(range(len(counts)), key=counts.__getitem__)
+    totals = accumulate(map(counts.__getitem__, by_count))
+    return by_count[: max(sum(total <= most for total in totals), 1)]

@@ -76,9 +76,8 @@ class FoundMessage(Struct, frozen=True, gc=False):
 
 def part_of(message: FoundMessage, part: Recalled) -> Excerpt:
     """Return the excerpt of a message that a prompt recalled."""
-    return Excerpt(
-        message.message, message.who, part.start, message.text[part.start : part.end], 0, part.because, message.edits
-    )
+    text = message.text[part.start : part.end]
+    return Excerpt(message.message, message.who, part.start, text, 0, part.because, message.edits)
 
 
 def query_of(window: Sequence[Message]) -> tuple[Term, ...]:
@@ -183,10 +182,7 @@ def _best_window(text: str, found: Sequence[tuple[int, int, int]], terms: Sequen
     best, start = 0.0, 0
     first = 0
     for last, (_, end, _) in enumerate(found):
-        while end - found[first][0] > size:
-            first += 1
-            if first > last:
-                break
+        first = next((place for place in range(first, last + 1) if end - found[place][0] <= size), last + 1)
         if first > last:
             continue
         begin = found[first][0]

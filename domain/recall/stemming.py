@@ -79,7 +79,9 @@ def stem(word: str, language: str = ENGLISH) -> str:
     if word in FUNCTION_WORDS.get(language, ()):
         return ""
     if language != ENGLISH and not any(map(str.isdecimal, word)):
-        return _arabic(_bare(word)) if language == "arabic" else _bare(_stemmed(word, language))
+        if language == "arabic":  # without the article, "and" and endings, as the stemmer "light10" does
+            return str(_ARABIC_SUFFIX.sub("", _ARABIC_PREFIX.sub("", _bare(word))))
+        return _bare(_stemmed(word, language))
     word = _bare(word)
     if len(word) <= 3 or not word.isalpha():  # noqa: PLR2004  (such as "bus")
         return word
@@ -93,11 +95,6 @@ def _stemmed(word: str, language: str) -> str:
     while len(shorter := stem_word(word)) > 2 and shorter != word:  # noqa: PLR2004
         word = shorter
     return str(_FLEETING_VOWEL.sub(r"\1", word)) if language == "russian" else word
-
-
-def _arabic(word: str) -> str:
-    """Remove the article, "and" and endings, as the stemmer "light10" does."""
-    return str(_ARABIC_SUFFIX.sub("", _ARABIC_PREFIX.sub("", word)))
 
 
 def _bare(word: str) -> str:

@@ -7,27 +7,15 @@ uses the same words, without weights.
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import chain, combinations, islice, pairwise
+from itertools import accumulate, chain, combinations, islice, pairwise
 
 import regex
 from msgspec import Struct
 
+from domain.recall import tokenizer
 from domain.recall.function_words import ENGLISH, FUNCTION_WORDS, KOREAN, PARTICLES
 from domain.recall.stemming import LATIN, MAX_WORD_CHARS, language_of, stem
-from domain.recall.tokenizer import (
-    COMPOUNDING,
-    MIN_COMPOUND_LETTERS,
-    PART_LETTERS,
-    SPACELESS,
-    composed,
-    folded,
-    is_spaceless,
-    keys_in,
-    located,
-    parts_of,
-    units_of,
-    words_of,
-)
+from domain.recall.tokenizer import COMPOUNDING, SPACELESS, composed, folded, is_spaceless, located, units_of, words_of
 
 MAX_QUERY_COST = 20
 """The cost of all terms of a question, at most. A word costs 1. Of a pasted page the first words count."""
@@ -111,7 +99,9 @@ class Term(Struct, frozen=True):
 
 def terms_of(text: str, most: float = MAX_QUERY_COST) -> tuple[Term, ...]:
     """Return the terms of a text: codes, dates, amounts, names, and words that are no function words."""
-    return tuple(_up_to_cost(_QueryParser(composed(text[:MAX_QUERY_CHARS])).terms(), most))
+    terms = [*islice(_QueryParser(composed(text[:MAX_QUERY_CHARS])).terms(), MAX_TERMS)]
+    spent = accumulate(term.cost for term in terms)
+    return tuple([term for term, cost in zip(terms, spent, strict=True) if cost <= most])
 
 
 class _QueryParser:
@@ -123,7 +113,9 @@ class _QueryParser:
         self._found: dict[str, Term] = {}
 
     def terms(self) -> Iterable[Term]:
-        self._take_dates()
+        for date in _DATE.finditer(self._text):
+            self._add(date[0], *_date_forms(date))
+        self._text = _DATE.sub(" ", self._text)
         if not self._text.isascii():
             self._take_spaceless()
         code = _ASCII_CODE if self._text.isascii() else _CODE
@@ -136,22 +128,14 @@ class _QueryParser:
         for word in words_of(self._text):
             if 1 < len(word) <= MAX_WORD_CHARS:
                 self._add(word)
-                if len(word) >= MIN_COMPOUND_LETTERS and (piece := _compound_pieces(word, self._languages)):
+                if len(word) >= tokenizer.MIN_COMPOUND_LETTERS and (piece := _compound_pieces(word, self._languages)):
                     self._found.setdefault(f"-{word}-", piece)
         return self._found.values()
 
     def _add(self, text: str, *forms: str, weight: float = 1.0) -> None:
-        if len(forms) > 1:
-            rows = tuple(dict.fromkeys(row for form in forms for row in _key_rows(form, self._languages)))
-        else:
-            rows = _key_rows(forms[0] if forms else text, self._languages)
+        rows = tuple(dict.fromkeys(row for form in forms or (text,) for row in _key_rows(form, self._languages)))
         if rows and (key := text.lower()) not in self._found:
             self._found[key] = Term(text, rows, weight)
-
-    def _take_dates(self) -> None:
-        for date in _DATE.finditer(self._text):
-            self._add(date[0], *_date_forms(date))
-        self._text = _DATE.sub(" ", self._text)
 
     def _take_spaceless(self) -> None:
         for counted in _NUMBER_WITH_COUNTER.findall(self._text):
@@ -165,17 +149,8 @@ class _QueryParser:
         code = str(word[0])
         if code.isalpha() or not _DIGIT.search(code) or not _is_short(code):
             return code
-        self._add(code, *{code: None, code.replace(",", ""): None}, weight=CODE_WEIGHT)
+        self._add(code, code, code.replace(",", ""), weight=CODE_WEIGHT)
         return " "
-
-
-def _up_to_cost(terms: Iterable[Term], most: float) -> Iterator[Term]:
-    spent = 0.0
-    for term in islice(terms, MAX_TERMS):
-        spent += term.cost
-        if spent > most:
-            return
-        yield term
 
 
 def _languages(text: str) -> tuple[str, ...]:
@@ -194,10 +169,11 @@ def _key_rows(form: str, languages: tuple[str, ...]) -> tuple[Row, ...]:
         return ()
     rows: dict[Row, None] = {}
     for language in languages:
-        if row := tuple(keys_in(words, language)):
+        if row := tuple(tokenizer.keys_in(words, language)):
             rows[row] = None
-            if language in COMPOUNDING and len(words) == 1 and len(row[0]) > PART_LETTERS and row[0].isalpha():
-                rows[tuple(parts_of(row[0]))] = None
+            parts = tokenizer.parts_of(row[0]) if len(words) == 1 and row[0].isalpha() else ()
+            if language in COMPOUNDING and len(parts) > 1:
+                rows[tuple(parts)] = None
     return tuple(rows)
 
 
@@ -205,7 +181,7 @@ def _key_rows(form: str, languages: tuple[str, ...]) -> tuple[Row, ...]:
 def _compound_pieces(word: str, languages: tuple[str, ...]) -> Term | None:
     """Return a term for the beginnings and ends of a word that may be a compound: messages may have them as words."""
     language = languages[0]
-    if language not in COMPOUNDING or len(key := stem(folded(word), language)) < MIN_COMPOUND_LETTERS:
+    if language not in COMPOUNDING or len(key := stem(folded(word), language)) < tokenizer.MIN_COMPOUND_LETTERS:
         return None
     cuts = range(MIN_PIECE_LETTERS, len(key) - MIN_PIECE_LETTERS + 1)
     pieces = dict.fromkeys([*(key[:cut] for cut in cuts), *(key[cut:] for cut in cuts)])
@@ -268,10 +244,9 @@ def relaxed_searches(text: str) -> Iterator[Search]:
     groups = _groups(text, _pairs)[:MAX_RELAXED_GROUPS]
     if text.rstrip().endswith(QUESTION_MARKS):
         most = len(groups) - 1
-    elif len(groups) < MIN_RELAXED_GROUPS:
-        return
     else:
-        most = len(groups) * (3 if any(is_spaceless(rows[0][0]) for rows in groups) else 2) // 4
+        share = 3 if any(is_spaceless(rows[0][0]) for rows in groups) else 2
+        most = len(groups) * share // 4 if len(groups) >= MIN_RELAXED_GROUPS else 0
     for missing in range(1, most + 1):
         yield tuple(tuple(chain.from_iterable(some)) for some in combinations(groups, missing + 1))
 
@@ -325,13 +300,10 @@ def _two_character_words(units: Sequence[str]) -> Iterator[Row]:
 
     Nothing else tells the words apart, and the words of a search need not be adjacent.
     """
-    for alone in range(0, len(units), 2) if len(units) % 2 else [None]:
-        row, at = list[str](), 0
-        while at < len(units):
-            size = 1 if at == alone else 2
-            row.append("".join(units[at : at + size]))
-            at += size
-        yield tuple(row)
+    size = len(units)
+    for alone in range(0, size, 2) if size % 2 else [size - 1]:
+        starts = [*range(0, alone + 1, 2), *range(alone + 1, size, 2), size]
+        yield tuple("".join(units[start:end]) for start, end in pairwise(starts))
 
 
 def occurrences(text: str, terms: Sequence[Term]) -> Sequence[tuple[int, int, int]]:
@@ -339,12 +311,12 @@ def occurrences(text: str, terms: Sequence[Term]) -> Sequence[tuple[int, int, in
     rows = _rows_by_first_key(tuple(terms))
     if text.isascii() and language_of(words_of(text[:LANGUAGE_SAMPLE_CHARS].lower())) in {ENGLISH, None}:
         return _english_occurrences(text, rows)
-    keys, spans = located(text)
+    places = located(text)
     found = set()
-    for at, key in enumerate(keys):
+    for at, (key, start, _) in enumerate(places):
         for row, number in rows.get(key, ()):
-            if len(row) == 1 or tuple(keys[at : at + len(row)]) == row:
-                found.add((spans[at][0], number, spans[at + len(row) - 1][1]))
+            if len(row) == 1 or tuple([following for following, _, _ in places[at : at + len(row)]]) == row:
+                found.add((start, number, places[at + len(row) - 1][2]))
     return [(start, end, number) for start, number, end in sorted(found)]
 
 

@@ -1,7 +1,5 @@
 """Where a text may be cut: never within a grapheme cluster, and preferably between sentences or words."""
 
-import unicodedata
-
 import regex
 
 from domain.recall.tokenizer import is_spaceless
@@ -9,11 +7,17 @@ from domain.recall.tokenizer import is_spaceless
 _EDGE = regex.compile(r"[\s,;{\[\p{Po}\p{Ps}&&[^'’.:/@#%&*\\\"]]", regex.VERSION1)
 """Edges of parts of a text, also in scripts without spaces."""
 
-_JOINER = "\u200d"
-_LEADING_VOWELS = frozenset("เแโใไເແໂໃໄ")
-_JOINED_TO_THE_ONE_BEFORE = frozenset("\u200c\u200d\u0e33\u0eb3\uff9e\uff9f")
-_PREPENDED = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\u0d4e")
-_VIRAMA = 9
+_JAMO, _SYLLABLES, _FLAG = r"\u1100-\u11ff\ua960-\ua97c\ud7b0-\ud7fb", r"\uac00-\ud7a3", r"[\U0001f1e6-\U0001f1ff]"
+_WITHIN_CLUSTER = regex.compile(
+    r"(?<=\r)(?=\n)"
+    r"|(?<=[\u200d\p{GCB=Prepend}])"
+    r"|(?=[\p{M}\u200c\u200d\u0e33\u0eb3\uff9e\uff9f])"
+    r"|(?=[\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f])"  # skin tones, and the tags of flags
+    r"|(?<=[เแโใไເແໂໃໄ\p{ccc=Virama}])(?=[^\0-\u02ff])"
+    rf"|(?<=[{_JAMO}{_SYLLABLES}])(?=[{_JAMO}])|(?<=[{_JAMO}])(?=[{_SYLLABLES}])"
+    rf"|(?<=(?<!{_FLAG})(?:{_FLAG}{_FLAG})*{_FLAG})(?={_FLAG})"
+)
+"""A position within a grapheme cluster; in doubt it is within one."""
 
 
 def begin_at(text: str, start: int, slack: int) -> int:
@@ -40,42 +44,8 @@ def end_at(text: str, end: int, slack: int) -> int:
 
 def floor(text: str, at: int) -> int:
     """Return the last position up to `at` that is not within a grapheme cluster."""
-    while 0 < at < len(text) and _joined(text, at):
+    if text.isascii():
+        return at - (text[at - 1 : at + 1] == "\r\n")
+    while 0 < at < len(text) and _WITHIN_CLUSTER.match(text, at):
         at -= 1
     return at
-
-
-def _joined(text: str, at: int) -> bool:
-    """Say whether the characters before and after a position are one cluster; in doubt they are."""
-    before, after = text[at - 1], text[at]
-    if after < "\u0300":
-        return (before == "\r" and after == "\n") or before in _PREPENDED or before == _JOINER
-    if after in _JOINED_TO_THE_ONE_BEFORE or unicodedata.category(after) in {"Mn", "Mc", "Me"}:
-        return True
-    if before == _JOINER or before in _LEADING_VOWELS or before in _PREPENDED or _is_extending(after):
-        return True
-    if unicodedata.combining(before) == _VIRAMA:
-        return True
-    if _is_jamo(after) or (_is_jamo(before) and "\uac00" <= after <= "\ud7a3"):
-        return _is_jamo(before) or "\uac00" <= before <= "\ud7a3"
-    return _is_flag(after) and _flags_before(text, at) % 2 == 1
-
-
-def _is_extending(char: str) -> bool:
-    """Say whether a character is a skin tone, or part of a flag's tag."""
-    return "\U0001f3fb" <= char <= "\U0001f3ff" or "\U000e0020" <= char <= "\U000e007f"
-
-
-def _is_jamo(char: str) -> bool:
-    return "\u1100" <= char <= "\u11ff" or "\ua960" <= char <= "\ua97c" or "\ud7b0" <= char <= "\ud7fb"
-
-
-def _is_flag(char: str) -> bool:
-    return "\U0001f1e6" <= char <= "\U0001f1ff"
-
-
-def _flags_before(text: str, at: int) -> int:
-    first = at
-    while first and _is_flag(text[first - 1]):
-        first -= 1
-    return at - first

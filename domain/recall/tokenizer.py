@@ -110,14 +110,7 @@ def is_spaceless(word: str) -> bool:
 
 def units_of(run: str) -> Sequence[str]:
     """Cut a run in a script without spaces into the units that are indexed, alone and in pairs."""
-    units: list[str] = _UNIT.findall(run)
-    return units
-
-
-def keys_of(text: str) -> Sequence[str]:
-    """Return the keys of a text's words, in their order, without function words."""
-    words = words_of(folded(text))
-    return list(keys_in(words, language_of(words)))
+    return list(_UNIT.findall(run))
 
 
 def keys_in(words: Iterable[str], language: str | None) -> Iterator[str]:
@@ -140,8 +133,8 @@ def indexed_by(word: str, language: str) -> tuple[str, ...]:
     return (key, *parts_of(key)) if is_compound else (key,)
 
 
-def located(text: str) -> tuple[Sequence[str], Sequence[tuple[int, int]]]:
-    """Return a text's keys, and where the word of each begins and ends in the unfolded text."""
+def located(text: str) -> Sequence[tuple[str, int, int]]:
+    """Return a text's keys, each with the begin and the end of its word in the unfolded text."""
     pieces: list[str] = []
     starts: list[int] = []
     for found in _CLUSTER.finditer(text, 0, MAX_FOLDED_CHARS):
@@ -151,12 +144,10 @@ def located(text: str) -> tuple[Sequence[str], Sequence[tuple[int, int]]]:
         pieces.append(piece)
         starts += range(found.start(), found.end()) if len(piece) == len(found[0]) else [found.start()] * len(piece)
     starts.append(starts[-1] + 1 if len(starts) >= MAX_FOLDED_CHARS else len(text))
-    keys: list[str] = []
-    spans: list[tuple[int, int]] = []
-    for key, start, end in _keys_between("".join(pieces)):
-        keys.append(key)
-        spans.append((starts[start], max(starts[end], starts[end - 1] + 1)))
-    return keys, spans
+    return [
+        (key, starts[start], max(starts[end], starts[end - 1] + 1))
+        for key, start, end in _keys_between("".join(pieces))
+    ]
 
 
 def _keys_between(text: str) -> Iterator[tuple[str, int, int]]:

@@ -11,18 +11,21 @@ from msgspec import Struct
 
 from domain.ids import ThreadId, TurnId, Version
 from domain.json import Json, JsonObject
-from domain.thread.events import (
-    BudgetThresholdReached,
-    Durability,
-    HistoryCompacted,
-    Limit,
-    ModelCalled,
-    ModelFailed,
-    NodeEvent,
-    Strategy,
-)
+from domain.thread import events
 
 CallOutcome: TypeAlias = Literal["succeeded", "failed", "unknown"]
+
+
+class OfTurn(Struct, frozen=True):
+    """A command about one turn."""
+
+    turn_id: TurnId
+
+
+class OfStep(OfTurn, frozen=True):
+    """A report on the node in flight, which `step` identifies."""
+
+    step: int
 
 
 class OpenThread(Struct, frozen=True):
@@ -56,8 +59,8 @@ class StartTurn(Struct, frozen=True):
     tokens: int
     node: str
     graph: str
-    strategy: Strategy = "reject"
-    durability: Durability = "sync"
+    strategy: events.Strategy = "reject"
+    durability: events.Durability = "sync"
 
 
 class RetryTurn(Struct, frozen=True):
@@ -66,13 +69,11 @@ class RetryTurn(Struct, frozen=True):
     retried: TurnId
     turn_id: TurnId
     graph: str
-    durability: Durability = "sync"
+    durability: events.Durability = "sync"
 
 
-class CancelTurn(Struct, frozen=True):
+class CancelTurn(OfTurn, frozen=True):
     """End a turn that is running, waiting or queued."""
-
-    turn_id: TurnId
 
 
 class DecideApproval(Struct, frozen=True):
@@ -99,82 +100,74 @@ class UpdateValues(Struct, frozen=True):
 class SetBudget(Struct, frozen=True):
     """Replace the thread's budget. An empty tuple removes it."""
 
-    limits: tuple[Limit, ...]
+    limits: tuple[events.Limit, ...]
 
 
 class RecordThreshold(Struct, frozen=True):
     """A model call of this thread reached the warning threshold of a limit."""
 
-    fact: BudgetThresholdReached
+    fact: events.BudgetThresholdReached
 
 
-class ResumeTurn(Struct, frozen=True):
+class ResumeTurn(OfTurn, frozen=True):
     """A worker takes over a turn that no worker is running: `run` is the last run, the next one begins."""
 
-    turn_id: TurnId
     run: int
     worker: str
     graph: str
 
 
-class StopTurn(Struct, frozen=True):
+class StopTurn(OfTurn, frozen=True):
     """The worker stopped the turn after a cancellation request. `partial` is what the model had written by then.
 
     `calls` are the model calls of the node in flight.
     """
 
-    turn_id: TurnId
     partial: str | None
     tokens: int
     run: int = 0
-    calls: tuple[ModelCalled, ...] = ()
+    calls: tuple[events.ModelCalled, ...] = ()
 
 
-class CompleteNode(Struct, frozen=True):
+class CompleteNode(OfStep, frozen=True):
     """A node completed. `next` is the next node, or `END`."""
 
-    turn_id: TurnId
-    step: int
-    facts: tuple[NodeEvent, ...]
+    facts: tuple[events.NodeEvent, ...]
     next: str
     duration_ms: int
     run: int = 0
 
 
-class FailAttempt(Struct, frozen=True):
+class FailAttempt(OfStep, frozen=True):
     """An attempt of a node failed. With `retry_in_ms` another follows, without it the turn fails.
 
     `calls` are the attempt's model calls, which count as usage.
     """
 
-    turn_id: TurnId
-    step: int
     attempt: int
     error: str
     duration_ms: int
     retry_in_ms: int | None
     run: int = 0
-    calls: tuple[ModelCalled, ...] = ()
+    calls: tuple[events.ModelCalled, ...] = ()
     reason: Literal["node_failed", "empty_answer", "content_filter"] = "node_failed"
     """Why the turn fails, if no further attempt follows."""
 
 
-class StartCalls(Struct, frozen=True):
+class StartCalls(OfTurn, frozen=True):
     """Tool calls are about to run: pairs of a call's version and the number of the attempt, from 1."""
 
-    turn_id: TurnId
     calls: tuple[tuple[Version, int], ...]
     run: int = 0
 
 
-class EndCall(Struct, frozen=True):
+class EndCall(OfTurn, frozen=True):
     """A tool call has an outcome. `content` is what the model reads.
 
     `not_run`: the call failed without being started, because its arguments do not fit. `retry`: the tool asked the
     model to call it again.
     """
 
-    turn_id: TurnId
     call: Version
     outcome: CallOutcome
     content: str
@@ -185,83 +178,72 @@ class EndCall(Struct, frozen=True):
     retry: bool = False
 
 
-class CompactHistory(Struct, frozen=True):
+class CompactHistory(OfTurn, frozen=True):
     """Replace older messages of the live window by a summary."""
 
-    turn_id: TurnId
-    fact: HistoryCompacted
+    fact: events.HistoryCompacted
     run: int = 0
 
 
-class RequestApproval(Struct, frozen=True):
+class RequestApproval(OfTurn, frozen=True):
     """Ask a person to approve some tool calls or, without `calls`, the node in flight. `reason` is the tool's own."""
 
-    turn_id: TurnId
     calls: tuple[Version, ...] = ()
     because: Literal["policy", "outcome_unknown"] = "policy"
     run: int = 0
     reason: str = ""
 
 
-class StartFanOut(Struct, frozen=True):
+class StartFanOut(OfStep, frozen=True):
     """The node in flight is about to process each of these items."""
 
-    turn_id: TurnId
-    step: int
     items: tuple[Json, ...]
     run: int = 0
 
 
-class CompleteItem(Struct, frozen=True):
+class CompleteItem(OfStep, frozen=True):
     """An item has a result. `calls` are the model calls that it took."""
 
-    turn_id: TurnId
-    step: int
     index: int
     result: Json
-    calls: tuple[ModelCalled, ...]
+    calls: tuple[events.ModelCalled, ...]
     duration_ms: int
     run: int = 0
 
 
-class FailItem(Struct, frozen=True):
+class FailItem(OfStep, frozen=True):
     """An attempt of an item failed. `calls` are its model calls, which count as usage."""
 
-    turn_id: TurnId
-    step: int
     index: int
     attempt: int
     error: str
     retry_in_ms: int | None
     run: int = 0
-    calls: tuple[ModelCalled, ...] = ()
+    calls: tuple[events.ModelCalled, ...] = ()
 
 
-class RecordModelFailure(Struct, frozen=True):
+class RecordModelFailure(OfTurn, frozen=True):
     """A model gave no answer, or an unusable one; an unusable answer's call is in `calls`. The node goes on."""
 
-    turn_id: TurnId
-    fact: ModelFailed
+    fact: events.ModelFailed
     run: int = 0
-    calls: tuple[ModelCalled, ...] = ()
+    calls: tuple[events.ModelCalled, ...] = ()
 
 
-class RecordModelCalls(Struct, frozen=True):
+class RecordModelCalls(OfTurn, frozen=True):
     """Model calls that no other report carries, because the turn waits or this process ends."""
 
-    turn_id: TurnId
-    calls: tuple[ModelCalled, ...] = ()
+    calls: tuple[events.ModelCalled, ...] = ()
     run: int = 0
 
 
-class FailTurn(Struct, frozen=True):
+class FailTurn(OfTurn, frozen=True):
     """The turn cannot go on. `calls` are the model calls of the node in flight, which count as usage."""
 
-    turn_id: TurnId
     reason: Literal["step_limit", "repeated_calls", "graph_changed", "budget_exhausted", "resumed_too_often"]
     detail: str
     run: int = 0
-    calls: tuple[ModelCalled, ...] = ()
+    calls: tuple[events.ModelCalled, ...] = ()
 
 
 RuntimeCommand: TypeAlias = (

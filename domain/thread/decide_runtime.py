@@ -4,25 +4,8 @@ from typing import assert_never
 
 from domain.errors import InvalidInput
 from domain.json import check_fields
-from domain.thread import events
+from domain.thread import commands, events
 from domain.thread.approvals import hash_of_call, hash_of_node
-from domain.thread.commands import (
-    CompactHistory,
-    CompleteItem,
-    CompleteNode,
-    EndCall,
-    FailAttempt,
-    FailItem,
-    FailTurn,
-    RecordModelCalls,
-    RecordModelFailure,
-    RequestApproval,
-    ResumeTurn,
-    RuntimeCommand,
-    StartCalls,
-    StartFanOut,
-    StopTurn,
-)
 from domain.thread.evolve import fold
 from domain.thread.node_events import check_node_events
 from domain.thread.size_limits import MAX_FAN_OUT_CHARACTERS, check_json_size, cut_to_fit, result_limit
@@ -35,39 +18,41 @@ MAX_FAN_OUT_ITEMS = 1_000
 """Maximum number of items of a node's fan-out."""
 
 
-def decide_runtime_command(command: RuntimeCommand, state: State) -> Events:
+def decide_runtime_command(command: commands.RuntimeCommand, state: State) -> Events:
     """Decide a report. Reports of another turn or of an earlier run are ignored: `run` is a fencing token."""
     if not isinstance(state, Running) or (state.turn.turn_id, state.turn.run) != (command.turn_id, command.run):
         return ()
     check_fields(command, without="facts")  # `check_node_events` checks the facts
-    if state.turn.cancelling and isinstance(command, StartCalls | RequestApproval | StartFanOut | ResumeTurn):
+    if state.turn.cancelling and isinstance(
+        command, commands.StartCalls | commands.RequestApproval | commands.StartFanOut | commands.ResumeTurn
+    ):
         return end_cancelled_turn(state)
     match command:
-        case ResumeTurn():
+        case commands.ResumeTurn():
             return (events.TurnResumed(command.worker, command.graph),)
-        case StopTurn():
+        case commands.StopTurn():
             return _stop_turn(command, state)
-        case CompleteNode():
+        case commands.CompleteNode():
             return _complete_node(command, state)
-        case FailAttempt():
+        case commands.FailAttempt():
             return _fail_attempt(command, state)
-        case StartCalls() | EndCall() | RequestApproval():
+        case commands.StartCalls() | commands.EndCall() | commands.RequestApproval():
             return _decide_calls(command, state)
-        case CompactHistory(fact=fact):
+        case commands.CompactHistory(fact=fact):
             stale = not any(message.version <= fact.through for message in state.thread.window)
             check_node_events((fact,), state)
             return () if stale else (fact,)
-        case StartFanOut() | CompleteItem() | FailItem():
+        case commands.StartFanOut() | commands.CompleteItem() | commands.FailItem():
             return _decide_items(command, state)
-        case RecordModelFailure() | RecordModelCalls():
-            return (*command.calls, command.fact) if isinstance(command, RecordModelFailure) else command.calls
-        case FailTurn():
+        case commands.RecordModelFailure() | commands.RecordModelCalls():
+            return (*command.calls, command.fact) if isinstance(command, commands.RecordModelFailure) else command.calls
+        case commands.FailTurn():
             return _fail_turn(command, state)
         case _:
             assert_never(command)
 
 
-def _stop_turn(command: StopTurn, state: Running) -> Events:
+def _stop_turn(command: commands.StopTurn, state: Running) -> Events:
     said = None
     if command.partial:
         content = cut_to_fit(command.partial, TRUNCATION_MARK)
@@ -75,30 +60,30 @@ def _stop_turn(command: StopTurn, state: Running) -> Events:
     return decide_next(state, command.calls, lambda after: end_cancelled_turn(after, said))
 
 
-def _fail_turn(command: FailTurn, state: Running) -> Events:
+def _fail_turn(command: commands.FailTurn, state: Running) -> Events:
     if state.turn.cancelling:
         return decide_next(state, command.calls, end_cancelled_turn)
     failed = events.TurnFailed(command.turn_id, command.reason, command.detail)
     return start_queued_turns(state, (*command.calls, *close_open_calls(state), failed))
 
 
-def _decide_calls(command: StartCalls | EndCall | RequestApproval, state: Running) -> Events:
+def _decide_calls(command: commands.StartCalls | commands.EndCall | commands.RequestApproval, state: Running) -> Events:
     turn = state.turn
     match command:
-        case StartCalls(calls=calls):
+        case commands.StartCalls(calls=calls):
             return tuple(
                 events.ToolStarted(call.version, call.attempt + 1)
                 for call in turn.calls
                 if (call.version, call.attempt + 1) in calls and call.status != "asked"
             )
-        case EndCall():
+        case commands.EndCall():
             return _end_call(command, state)
-        case RequestApproval(calls=(), because=because):
+        case commands.RequestApproval(calls=(), because=because):
             if turn.approval:
                 return ()
             shown = hash_of_node(str(turn.turn_id), turn.node, turn.step)
             return (events.ApprovalRequested(shown, 0, turn.node, because),)
-        case RequestApproval(calls=calls, because=because, reason=reason):
+        case commands.RequestApproval(calls=calls, because=because, reason=reason):
             return tuple(
                 events.ApprovalRequested(
                     hash_of_call(c.request.name, c.request.arguments, reason), c.version, "", because, reason
@@ -108,18 +93,18 @@ def _decide_calls(command: StartCalls | EndCall | RequestApproval, state: Runnin
             )
 
 
-def _decide_items(command: StartFanOut | CompleteItem | FailItem, state: Running) -> Events:
+def _decide_items(command: commands.StartFanOut | commands.CompleteItem | commands.FailItem, state: Running) -> Events:
     items = state.turn.items
     if state.turn.step != command.step:
         return ()
-    if isinstance(command, StartFanOut):
+    if isinstance(command, commands.StartFanOut):
         if len(command.items) > MAX_FAN_OUT_ITEMS:
             raise InvalidInput("items", f"must be at most {MAX_FAN_OUT_ITEMS} items, not {len(command.items)}")
         check_json_size(command.items, "items", MAX_FAN_OUT_CHARACTERS)
         return (events.FanOutStarted(list(command.items)),) if items is None else ()
     if items is None or items[command.index].done:
         return ()
-    if isinstance(command, FailItem):
+    if isinstance(command, commands.FailItem):
         if items[command.index].attempt != command.attempt:
             return ()
         return (*command.calls, events.ItemFailed(command.index, command.attempt, command.error, command.retry_in_ms))
@@ -127,7 +112,7 @@ def _decide_items(command: StartFanOut | CompleteItem | FailItem, state: Running
     return (*command.calls, events.ItemCompleted(command.index, command.result, command.duration_ms))
 
 
-def _complete_node(command: CompleteNode, state: Running) -> Events:
+def _complete_node(command: commands.CompleteNode, state: Running) -> Events:
     turn = state.turn
     if turn.step != command.step:
         return ()
@@ -143,7 +128,7 @@ def _complete_node(command: CompleteNode, state: Running) -> Events:
     return start_queued_turns(state, (*command.facts, *abandoned, completed, end))
 
 
-def _fail_attempt(command: FailAttempt, state: Running) -> Events:
+def _fail_attempt(command: commands.FailAttempt, state: Running) -> Events:
     turn = state.turn
     if (turn.step, turn.attempt) != (command.step, command.attempt):
         return ()
@@ -158,17 +143,13 @@ def _fail_attempt(command: FailAttempt, state: Running) -> Events:
     return start_queued_turns(state, (*command.calls, failed, *close_open_calls(state), end))
 
 
-def _end_call(command: EndCall, state: Running) -> Events:
+def _end_call(command: commands.EndCall, state: Running) -> Events:
     ready = {"requested", "granted"} if command.not_run else {"started"}
     if not any(call.version == command.call and call.status in ready for call in state.turn.calls):
         return ()
     call, content, tokens = command.call, cut_to_fit(command.content, TRUNCATION_MARK), command.tokens
-    match command.outcome:
-        case "succeeded":
-            return (events.ToolSucceeded(call, content, tokens, command.duration_ms),)
-        case "failed":
-            return (events.ToolFailed(call, content, tokens, command.duration_ms, command.retry),)
-        case "unknown":
-            return (events.ToolOutcomeUnknown(call, content, tokens),)
-        case _:
-            assert_never(command.outcome)
+    if command.outcome == "unknown":
+        return (events.ToolOutcomeUnknown(call, content, tokens),)
+    if command.outcome == "succeeded":
+        return (events.ToolSucceeded(call, content, tokens, command.duration_ms),)
+    return (events.ToolFailed(call, content, tokens, command.duration_ms, command.retry),)

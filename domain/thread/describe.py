@@ -1,8 +1,12 @@
 """Each event as one sentence of plain English."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import singledispatch
+from string import Formatter
+from typing import Any
 from uuid import UUID
+
+from msgspec.structs import asdict
 
 from domain.ids import Version
 from domain.json import Json, JsonObject
@@ -22,50 +26,58 @@ TURN_ID_DIGITS = 8
 def refers_to(event: events.Event) -> Version | None:
     """Return the version of the earlier event that the sentence about this one needs."""
     match event:
-        case (
-            events.ToolStarted(call=call)
-            | events.ToolSucceeded(call=call)
-            | events.ToolFailed(call=call)
-            | events.ToolOutcomeUnknown(call=call)
-        ):
-            return Version(call)
-        case events.ApprovalRequested(call=call):
-            return Version(call) if call else None
-        case events.ApprovalGranted(approval=approval) | events.ApprovalDenied(approval=approval):
-            return Version(approval)
-        case events.MessageEdited(message=message):
-            return Version(message)
+        case events.ToolStarted() | events.ToolSucceeded() | events.ToolFailed() | events.ToolOutcomeUnknown():
+            return Version(event.call)
+        case events.ApprovalRequested() if event.call:
+            return Version(event.call)
+        case events.ApprovalGranted() | events.ApprovalDenied():
+            return Version(event.approval)
+        case events.MessageEdited():
+            return Version(event.message)
         case _:
             return None
+
+
+_TEMPLATES: Mapping[type[events.Event], str] = {
+    events.ThreadOpened: "The thread was opened with the graph {graph} and {values:values}{subject:about}",
+    events.ThreadForked: "The thread left the thread {parent} after its version {at_version}",
+    events.TurnResumed: "The worker {worker} went on with the turn",
+    events.ModelFailed: "The model {model}{provider:of} did not answer within {duration_ms:,} ms: {error:quoted}",
+    events.ToolRequested: "The agent asked for {event:call}{fault:fault}",
+    events.ApprovalGranted: "A person granted {about:call}{arguments:instead}",
+    events.ApprovalDenied: "A person denied {about:call}: {reason:quoted}",
+    events.ToolStarted: "{about:tool} was started{attempt:again}",
+    events.ToolSucceeded: "{about:tool} answered in {duration_ms:,} ms: {content:quoted}",
+    events.ToolFailed: "{about:tool} failed after {duration_ms:,} ms: {error:quoted}",
+    events.ToolOutcomeUnknown: "The outcome of {about:call} is unknown: {error:quoted}",
+    events.FanOutStarted: "The node began to work on {items:items}",
+    events.ItemCompleted: "Item {index} was done in {duration_ms:,} ms: {result:json}",
+    events.ItemFailed: "Item {index} failed at attempt {attempt}: {error:quoted}{retry_in_ms:then}",
+    events.NodeCompleted: "The node {node} completed in {duration_ms:,} ms {next:next}",
+    events.NodeFailed: (
+        "The node {node} failed at attempt {attempt} after {duration_ms:,} ms: {error:quoted}{retry_in_ms:then}"
+    ),
+    events.HistoryCompacted: "A summary took the place of the messages up to version {through}: {summary:quoted}",
+    events.CancellationRequested: "Turn {turn_id:short} is to be {how:words}",
+    events.TurnCompleted: "Turn {turn_id:short} completed{reason:but}",
+    events.TurnFailed: "Turn {turn_id:short} failed ({reason:words}): {detail:quoted}",
+    events.TurnCancelled: "Turn {turn_id:short} was {how}",
+    events.TurnRolledBack: "Turn {turn_id:short} was rolled back: the thread is as it was before it",
+}
+"""Sentences that are the same for all events of a type. The formats of their fields are in `_FORMATS`."""
 
 
 @singledispatch
 def describe(event: events.Event, about: events.Event | None = None) -> str:
     """Return the sentence about an event. `about` is the event that this one refers to; see `refers_to`."""
-    raise TypeError(f"There is no sentence for {type(event).__name__}, about {about}")
-
-
-@describe.register
-def _(event: events.ThreadOpened, _: events.Event | None = None) -> str:
-    given = f"the values {_json(event.values)}" if event.values else "no values"
-    about = f", about {_quoted(event.subject)}" if event.subject else ""
-    return f"The thread was opened with the graph {event.graph} and {given}{about}"
-
-
-@describe.register
-def _(event: events.ThreadForked, _: events.Event | None = None) -> str:
-    return f"The thread left the thread {event.parent} after its version {event.at_version}"
+    return _Formatter().format(_TEMPLATES[type(event)], event=event, about=about, **asdict(event))
 
 
 @describe.register
 def _(event: events.MessageEdited, about: events.Event | None = None) -> str:
-    match about:
-        case events.MessageAppended(role="user"):
-            whose = "The user's message"
-        case events.MessageAppended():
-            whose = "The agent's message"
-        case _:
-            whose = "A tool's answer"
+    whose = "A tool's answer"
+    if isinstance(about, events.MessageAppended):
+        whose = "The user's message" if about.role == "user" else "The agent's message"
     return f"{whose} of version {event.message} reads {_quoted(event.content)} from now on"
 
 
@@ -85,17 +97,10 @@ def _(event: events.TurnStarted, _: events.Event | None = None) -> str:
 
 @describe.register
 def _(event: events.TurnEnqueued, _: events.Event | None = None) -> str:
-    meanwhile = {
-        "interrupt": "which it interrupts",
-        "rollback": "which it rolls back",
-    }.get(event.strategy, "for whose end it waits")
+    ends = {"interrupt": "which it interrupts", "rollback": "which it rolls back"}
+    meanwhile = ends.get(event.strategy, "for whose end it waits")
     said = f"The user said {_quoted(event.content)} during a turn, {meanwhile}"
     return f"{said}; turn {_short(event.turn_id)} will be about it"
-
-
-@describe.register
-def _(event: events.TurnResumed, _: events.Event | None = None) -> str:
-    return f"The worker {event.worker} went on with the turn"
 
 
 @describe.register
@@ -131,12 +136,6 @@ def _(event: events.ModelCalled, _: events.Event | None = None) -> str:
 
 
 @describe.register
-def _(event: events.ModelFailed, _: events.Event | None = None) -> str:
-    where = f" of {event.provider}" if event.provider else ""
-    return f"The model {event.model}{where} did not answer within {event.duration_ms:,} ms: {_quoted(event.error)}"
-
-
-@describe.register
 def _(event: events.BudgetThresholdReached, _: events.Event | None = None) -> str:
     whose = "The thread" if event.scope == "thread" else "The tenant"
     only = "".join(f" with {what}" for what in (event.agent, event.model) if what)
@@ -144,12 +143,6 @@ def _(event: events.BudgetThresholdReached, _: events.Event | None = None) -> st
     return (
         f"{whose} has spent {spent}{only}, which is {event.limit.warn_at:.0%} or more of {limit_in_words(event.limit)}"
     )
-
-
-@describe.register
-def _(event: events.ToolRequested, _: events.Event | None = None) -> str:
-    fault = f", which cannot be run: {_cut(event.fault)}" if event.fault else ""
-    return f"The agent asked for {_call(event)}{fault}"
 
 
 @describe.register
@@ -162,100 +155,10 @@ def _(event: events.ApprovalRequested, about: events.Event | None = None) -> str
 
 
 @describe.register
-def _(event: events.ApprovalGranted, about: events.Event | None = None) -> str:
-    others = "" if event.arguments is None else f" with other arguments: {_arguments(event.arguments)}"
-    return f"A person granted {_call(about)}{others}"
-
-
-@describe.register
-def _(event: events.ApprovalDenied, about: events.Event | None = None) -> str:
-    return f"A person denied {_call(about)}: {_quoted(event.reason)}"
-
-
-@describe.register
-def _(event: events.ToolStarted, about: events.Event | None = None) -> str:
-    again = f" again (attempt {event.attempt})" if event.attempt > 1 else ""
-    return f"{_tool(about)} was started{again}"
-
-
-@describe.register
-def _(event: events.ToolSucceeded, about: events.Event | None = None) -> str:
-    return f"{_tool(about)} answered in {event.duration_ms:,} ms: {_quoted(event.content)}"
-
-
-@describe.register
-def _(event: events.ToolFailed, about: events.Event | None = None) -> str:
-    return f"{_tool(about)} failed after {event.duration_ms:,} ms: {_quoted(event.error)}"
-
-
-@describe.register
-def _(event: events.ToolOutcomeUnknown, about: events.Event | None = None) -> str:
-    return f"The outcome of {_call(about)} is unknown: {_quoted(event.error)}"
-
-
-@describe.register
-def _(event: events.FanOutStarted, _: events.Event | None = None) -> str:
-    number = len(event.items)
-    return f"The node began to work on {number:,} item{'' if number == 1 else 's'}"
-
-
-@describe.register
-def _(event: events.ItemCompleted, _: events.Event | None = None) -> str:
-    return f"Item {event.index} was done in {event.duration_ms:,} ms: {_json(event.result)}"
-
-
-@describe.register
-def _(event: events.ItemFailed, _: events.Event | None = None) -> str:
-    return f"Item {event.index} failed at attempt {event.attempt}: {_quoted(event.error)}{_then(event.retry_in_ms)}"
-
-
-@describe.register
 def _(event: events.StateUpdated, _: events.Event | None = None) -> str:
     who = "A caller changed the values during the turn" if event.outside else "The values changed"
     changed = [f"{k} was removed" if v is None else f"{k} is {_json(v)}" for k, v in event.changes.items()]
     return f"{who}: {_cut(', '.join(changed) or 'nothing differs')}"
-
-
-@describe.register
-def _(event: events.NodeCompleted, _: events.Event | None = None) -> str:
-    following = "and was the last one" if event.next == events.END else f"and {event.next} comes next"
-    return f"The node {event.node} completed in {event.duration_ms:,} ms {following}"
-
-
-@describe.register
-def _(event: events.NodeFailed, _: events.Event | None = None) -> str:
-    failed = f"The node {event.node} failed at attempt {event.attempt} after {event.duration_ms:,} ms"
-    return f"{failed}: {_quoted(event.error)}{_then(event.retry_in_ms)}"
-
-
-@describe.register
-def _(event: events.HistoryCompacted, _: events.Event | None = None) -> str:
-    return f"A summary took the place of the messages up to version {event.through}: {_quoted(event.summary)}"
-
-
-@describe.register
-def _(event: events.CancellationRequested, _: events.Event | None = None) -> str:
-    return f"Turn {_short(event.turn_id)} is to be {event.how.replace('_', ' ')}"
-
-
-@describe.register
-def _(event: events.TurnCompleted, _: events.Event | None = None) -> str:
-    return f"Turn {_short(event.turn_id)} completed{_but(event.reason)}"
-
-
-@describe.register
-def _(event: events.TurnFailed, _: events.Event | None = None) -> str:
-    return f"Turn {_short(event.turn_id)} failed ({event.reason.replace('_', ' ')}): {_quoted(event.detail)}"
-
-
-@describe.register
-def _(event: events.TurnCancelled, _: events.Event | None = None) -> str:
-    return f"Turn {_short(event.turn_id)} was {event.how}"
-
-
-@describe.register
-def _(event: events.TurnRolledBack, _: events.Event | None = None) -> str:
-    return f"Turn {_short(event.turn_id)} was rolled back: the thread is as it was before it"
 
 
 def _but(finish: Unusual | None) -> str:
@@ -300,10 +203,9 @@ def limit_in_words(limit: events.Limit) -> str:
 
 def amounts_in_words(tokens: int | None, cost: int | None) -> str:
     """Return a number of tokens and an amount of money in words."""
-    amounts = [
-        *([f"{tokens:,} tokens"] if tokens is not None else []),
-        *([f"${dollars(cost):,.12g}"] if cost is not None else []),
-    ]
+    amounts = [] if tokens is None else [f"{tokens:,} tokens"]
+    if cost is not None:
+        amounts.append(f"${dollars(cost):,.12g}")
     return " and ".join(amounts)
 
 
@@ -334,3 +236,31 @@ def _json(value: Json | Mapping[str, Json]) -> str:
 
 def _cut(text: str) -> str:
     return text if len(text) <= MAX_QUOTED_LENGTH else f"{text[:MAX_QUOTED_LENGTH]}…"
+
+
+_FORMATS: Mapping[str, Callable[[Any], str]] = {
+    "about": lambda subject: f", about {_quoted(subject)}" if subject else "",
+    "again": lambda attempt: f" again (attempt {attempt})" if attempt > 1 else "",
+    "but": _but,
+    "call": _call,
+    "fault": lambda fault: f", which cannot be run: {_cut(fault)}" if fault else "",
+    "instead": lambda others: "" if others is None else f" with other arguments: {_arguments(others)}",
+    "items": lambda items: f"{len(items):,} item{'' if len(items) == 1 else 's'}",
+    "json": _json,
+    "next": lambda node: "and was the last one" if node == events.END else f"and {node} comes next",
+    "of": lambda provider: f" of {provider}" if provider else "",
+    "quoted": _quoted,
+    "short": _short,
+    "then": _then,
+    "tool": _tool,
+    "values": lambda values: f"the values {_json(values)}" if values else "no values",
+    "words": lambda name: name.replace("_", " "),
+}
+
+
+class _Formatter(Formatter):
+    """Fills in templates, with formats of our own in addition to those of Python."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        known = _FORMATS.get(format_spec)
+        return known(value) if known else format(value, format_spec)

@@ -8,24 +8,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from domain.json import Json, JsonObject
-from domain.thread.events import (
-    ApprovalDenied,
-    Event,
-    MessageAppended,
-    ModelCalled,
-    NodeCompleted,
-    NodeFailed,
-    ToolFailed,
-    ToolOutcomeUnknown,
-    ToolRequested,
-    ToolSucceeded,
-    TurnCancelled,
-    TurnCompleted,
-    TurnEnqueued,
-    TurnFailed,
-    TurnRolledBack,
-    TurnStarted,
-)
+from domain.thread import events
 from domain.thread.state import State, Summary, Unopened
 
 T = TypeVar("T")
@@ -128,11 +111,9 @@ def status_of(state: State) -> Status:
 
 def compare(before: State, after: State) -> Changes:
     """Return how a later state differs from an earlier one."""
-    was = None if isinstance(before, Unopened) else before.thread
-    now = None if isinstance(after, Unopened) else after.thread
-    status: tuple[Status, Status] = (status_of(before), status_of(after))
+    was, now = (None if isinstance(state, Unopened) else state.thread for state in (before, after))
     return Changes(
-        status=_changed(*status),
+        status=_changed(status_of(before), status_of(after)),
         graph=_changed(was.graph if was else None, now.graph if now else None),
         summary=_changed(was.summary if was else None, now.summary if now else None),
         values=list(_values(was.values if was else {}, now.values if now else {}, "")),
@@ -148,31 +129,28 @@ class Tally:
     def __init__(self) -> None:
         self._events: Counter[str] = Counter()
         self._messages: Counter[str] = Counter()
-        self._turns: Counter[str] = Counter()
         self._calls: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._nodes: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._models: Counter[str] = Counter()
         self._prompt = self._completion = 0
 
-    def add(self, event: Event, about: Event | None) -> None:
+    def add(self, event: events.Event, about: events.Event | None) -> None:
         """Count an event. `about` is the event that it refers to; see `domain.thread.describe.refers_to`."""
         self._events[type(event).__name__] += 1
         match event:
-            case MessageAppended(role=role):
+            case events.MessageAppended(role=role):
                 self._messages[role] += 1
-            case ModelCalled():
+            case events.ModelCalled():
                 self._models[event.model] += 1
                 self._prompt += event.prompt_tokens
                 self._completion += event.completion_tokens
-            case NodeCompleted(node=node):
+            case events.NodeCompleted(node=node):
                 self._nodes[node]["completed"] += 1
-            case NodeFailed(node=node):
+            case events.NodeFailed(node=node):
                 self._nodes[node]["failed"] += 1
-            case ToolRequested(tool=tool):
+            case events.ToolRequested(tool=tool):
                 self._calls[tool]["requested"] += 1
-        if (turn := _TURN_EVENTS.get(type(event))) is not None:
-            self._turns[turn] += 1
-        if (outcome := _OUTCOMES.get(type(event))) is not None and isinstance(about, ToolRequested):
+        if (outcome := events.CALL_OUTCOMES.get(type(event))) is not None and isinstance(about, events.ToolRequested):
             self._calls[about.tool][outcome] += 1
             self._messages["tool"] += 1
 
@@ -181,7 +159,7 @@ class Tally:
         return Counts(
             events=dict(self._events),
             messages=_numbers(self._messages, MessageCounts),
-            turns=_numbers(self._turns, TurnCounts),
+            turns=TurnCounts(**{name: self._events[kind.__name__] for kind, name in _COUNTED_TURNS.items()}),
             tool_calls={tool: _numbers(found, CallCounts) for tool, found in self._calls.items()},
             nodes={node: _numbers(found, NodeCounts) for node, found in self._nodes.items()},
             model_calls=dict(self._models),
@@ -189,24 +167,13 @@ class Tally:
         )
 
 
-_TURN_EVENTS: Mapping[type[Event], str] = {
-    TurnEnqueued: "enqueued",
-    TurnStarted: "started",
-    TurnCompleted: "completed",
-    TurnFailed: "failed",
-    TurnCancelled: "cancelled",
-    TurnRolledBack: "rolled_back",
+_COUNTED_TURNS: Mapping[type[events.Event], str] = {
+    events.TurnEnqueued: "enqueued",
+    events.TurnStarted: "started",
+    **events.TURN_OUTCOMES,
 }
 
-_OUTCOMES: Mapping[type[Event], str] = {
-    ToolSucceeded: "succeeded",
-    ToolFailed: "failed",
-    ToolOutcomeUnknown: "unknown",
-    ApprovalDenied: "denied",
-}
-"""The outcomes of a call. Each is also a message to the model. A denied node is no call."""
-
-N = TypeVar("N", MessageCounts, TurnCounts, CallCounts, NodeCounts)
+N = TypeVar("N", MessageCounts, CallCounts, NodeCounts)
 
 
 def _numbers(counter: Counter[str], kind: type[N]) -> N:

@@ -6,6 +6,7 @@ an event, raise its `SCHEMA` and add an upcaster in `domain/thread/upcasters.py`
 Events refer to a message or a tool call by the version of the event that created it.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import ClassVar, Literal, TypeAlias
 from uuid import UUID
@@ -246,6 +247,36 @@ class ToolRequested(Event, frozen=True):
     extra: JsonObject = {}
 
 
+class ApprovalRequested(Event, frozen=True):
+    """A tool call, or else the node in flight, may not run before a person approves it.
+
+    A call's approval is identified by the call's version, a node's by the version of this event. `hash` identifies what
+    the person sees: see `domain.thread.approvals`. `outcome_unknown`: an earlier attempt may have had its effect.
+    `reason` is the tool's own: it was started, and asks for approval before its effect.
+    """
+
+    hash: str
+    call: int = 0
+    node: str = ""
+    because: Literal["policy", "outcome_unknown"] = "policy"
+    reason: str = ""
+
+
+class ApprovalGranted(Event, frozen=True):
+    """A person approved a call or a node. `arguments` replace the ones that the model requested."""
+
+    approval: int
+    arguments: JsonObject | None = None
+
+
+class ApprovalDenied(Event, frozen=True):
+    """A person denied a call or a node. For a call, this is its outcome, and `reason` is what the model reads."""
+
+    approval: int
+    reason: str
+    tokens: int
+
+
 class ToolStarted(Event, frozen=True):
     """A call is about to run, for the `attempt`th time. Stored before it runs, so that a crash cannot hide the call."""
 
@@ -277,36 +308,6 @@ class ToolOutcomeUnknown(Event, frozen=True):
 
     call: int
     error: str
-    tokens: int
-
-
-class ApprovalRequested(Event, frozen=True):
-    """A tool call, or else the node in flight, may not run before a person approves it.
-
-    A call's approval is identified by the call's version, a node's by the version of this event. `hash` identifies what
-    the person sees: see `domain.thread.approvals`. `outcome_unknown`: an earlier attempt may have had its effect.
-    `reason` is the tool's own: it was started, and asks for approval before its effect.
-    """
-
-    hash: str
-    call: int = 0
-    node: str = ""
-    because: Literal["policy", "outcome_unknown"] = "policy"
-    reason: str = ""
-
-
-class ApprovalGranted(Event, frozen=True):
-    """A person approved a call or a node. `arguments` replace the ones that the model requested."""
-
-    approval: int
-    arguments: JsonObject | None = None
-
-
-class ApprovalDenied(Event, frozen=True):
-    """A person denied a call or a node. For a call, this is its outcome, and `reason` is what the model reads."""
-
-    approval: int
-    reason: str
     tokens: int
 
 
@@ -426,6 +427,24 @@ class TurnRolledBack(Event, frozen=True):
 TurnEnd: TypeAlias = TurnCompleted | TurnFailed | TurnCancelled | TurnRolledBack
 """The last event of a turn: exactly one of these."""
 
+TURN_OUTCOMES: Mapping[type[Event], str] = {
+    TurnCompleted: "completed",
+    TurnFailed: "failed",
+    TurnCancelled: "cancelled",
+    TurnRolledBack: "rolled_back",
+}
+"""What counts of turns call the ends of turns."""
+
+CallOutcome: TypeAlias = Literal["succeeded", "failed", "unknown", "denied"]
+
+CALL_OUTCOMES: Mapping[type[Event], CallOutcome] = {
+    ToolSucceeded: "succeeded",
+    ToolFailed: "failed",
+    ToolOutcomeUnknown: "unknown",
+    ApprovalDenied: "denied",
+}
+"""What counts of calls call the outcomes of calls. Each is also a message to the model. A denied node is no call."""
+
 NodeEvent: TypeAlias = (
     ContextAssembled
     | ModelCalled
@@ -437,37 +456,20 @@ NodeEvent: TypeAlias = (
 )
 """Events that a node may record. The runtime records all others."""
 
-EVENTS: tuple[type[Event], ...] = (
-    ThreadOpened,
-    ThreadForked,
-    MessageEdited,
-    BudgetSet,
-    TurnStarted,
-    TurnEnqueued,
-    TurnResumed,
-    MessageAppended,
-    ContextAssembled,
-    ModelCalled,
-    ModelFailed,
-    BudgetThresholdReached,
-    ToolRequested,
-    ApprovalRequested,
-    ApprovalGranted,
-    ApprovalDenied,
-    ToolStarted,
-    ToolSucceeded,
-    ToolFailed,
-    ToolOutcomeUnknown,
-    FanOutStarted,
-    ItemCompleted,
-    ItemFailed,
-    StateUpdated,
-    NodeCompleted,
-    NodeFailed,
-    HistoryCompacted,
-    CancellationRequested,
-    TurnCompleted,
-    TurnFailed,
-    TurnCancelled,
-    TurnRolledBack,
-)
+EVENTS: tuple[type[Event], ...] = tuple(Event.__subclasses__())
+"""All events, in the order of this file."""
+
+
+def text_of(event: Event) -> str | None:
+    """Return the text that an event adds to a message or a summary; None for other events."""
+    match event:
+        case MessageAppended() | MessageEdited() | ToolSucceeded():
+            return event.content
+        case ToolFailed() | ToolOutcomeUnknown():
+            return event.error
+        case ApprovalDenied():
+            return event.reason
+        case HistoryCompacted():
+            return event.summary
+        case _:
+            return None

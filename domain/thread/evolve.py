@@ -7,80 +7,33 @@ states after them are temporary and keep the windows unchanged.
 import hashlib
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Literal, TypeAlias, assert_never
+from typing import Literal, TypeAlias, assert_never, get_args
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from domain.errors import CorruptLog
 from domain.ids import Version
 from domain.json import JsonObject, merge_patch
 from domain.models.chat import MESSAGE_OVERHEAD
-from domain.thread.events import (
-    ApprovalDenied,
-    ApprovalGranted,
-    ApprovalRequested,
-    BudgetSet,
-    BudgetThresholdReached,
-    CancellationRequested,
-    ContextAssembled,
-    Event,
-    FanOutStarted,
-    HistoryCompacted,
-    ItemCompleted,
-    ItemFailed,
-    MessageAppended,
-    MessageEdited,
-    ModelCalled,
-    ModelFailed,
-    NodeCompleted,
-    NodeFailed,
-    StateUpdated,
-    ThreadForked,
-    ThreadOpened,
-    ToolFailed,
-    ToolOutcomeUnknown,
-    ToolRequested,
-    ToolStarted,
-    ToolSucceeded,
-    TurnCancelled,
-    TurnCompleted,
-    TurnEnd,
-    TurnEnqueued,
-    TurnFailed,
-    TurnResumed,
-    TurnRolledBack,
-    TurnStarted,
-)
-from domain.thread.evolve_turn import evolve_turn, request_of
+from domain.thread import events
+from domain.thread.events import Event, text_of
+from domain.thread.evolve_turn import evolve_turn, request_of, start_turn
 from domain.thread.repeated_calls import digest_of, repeated
-from domain.thread.state import (
-    Before,
-    Budget,
-    Ended,
-    Idle,
-    Message,
-    Queued,
-    Running,
-    State,
-    Summary,
-    Thread,
-    Turn,
-    Unopened,
-)
+from domain.thread.state import Budget, Ended, Idle, Message, Queued, Running, State, Summary, Thread, Unopened
 from domain.thread.title import title_of
 from domain.thread.usage import add_usage, add_window_usage
 from domain.thread.window_edits import apply_edit, replace_call
 
-Outcome: TypeAlias = ToolSucceeded | ToolFailed | ToolOutcomeUnknown | ApprovalDenied
+Outcome: TypeAlias = events.ToolSucceeded | events.ToolFailed | events.ToolOutcomeUnknown | events.ApprovalDenied
 """Outcomes of a tool call. Each has a text for the model."""
 
 
 _OUTCOMES: dict[type[Event], Literal["", "failed", "unknown", "denied"]] = {
-    ToolSucceeded: "",
-    ToolFailed: "failed",
-    ToolOutcomeUnknown: "unknown",
-    ApprovalDenied: "denied",
+    events.ToolSucceeded: "",
+    events.ToolFailed: "failed",
+    events.ToolOutcomeUnknown: "unknown",
+    events.ApprovalDenied: "denied",
 }
 
 
@@ -93,16 +46,16 @@ def evolve(state: State, event: Event, at: datetime | None = None) -> State:
         case Idle():
             return _evolve_idle(state, event, version)
         case Unopened():
-            if isinstance(event, ThreadOpened):
+            if isinstance(event, events.ThreadOpened):
                 return Idle(version, Thread(event.graph, event.values, digest(event.values), subject=event.subject))
             raise _unexpected(state, event)
         case _:
             assert_never(state)
 
 
-def fold(state: State, events: Iterable[Event], at: datetime | None = None) -> State:
+def fold(state: State, following: Iterable[Event], at: datetime | None = None) -> State:
     """Apply events in their order. `at` is the time at which they were recorded together."""
-    for event in events:
+    for event in following:
         state = evolve(state, event, at)
     return state
 
@@ -115,21 +68,16 @@ def digest(values: JsonObject) -> str:
 def _evolve_idle(state: Idle, event: Event, version: Version) -> State:
     thread = state.thread
     match event:
-        case TurnStarted():
-            return _start_turn(thread, event, version)
-        case StateUpdated() | MessageEdited() | BudgetSet():
-            return Idle(version, _evolve_thread(state, event, version))
-        case ThreadForked() | BudgetThresholdReached():
+        case events.TurnStarted():
+            waiting = tuple(queued for queued in thread.queue if queued.turn_id != event.turn_id)
+            turn = start_turn(thread, event, version)
+            return Running(version, replace(thread, turns=thread.turns + 1, queue=waiting), turn)
+        case events.StateUpdated() | events.MessageEdited() | events.BudgetSet():
+            return Idle(version, _evolve_thread(thread, event, version))
+        case events.ThreadForked() | events.BudgetThresholdReached():
             return Idle(version, thread)
         case _:
             raise _unexpected(state, event)
-
-
-def _start_turn(thread: Thread, event: TurnStarted, version: Version) -> Running:
-    before = Before(thread.values, thread.window, thread.summary, thread.said_tokens, thread.prompt)
-    turn = Turn(event.turn_id, event.graph, version, event.node, durability=event.durability, before=before)
-    waiting = tuple(queued for queued in thread.queue if queued.turn_id != event.turn_id)
-    return Running(version, replace(thread, turns=thread.turns + 1, queue=waiting), turn)
 
 
 def _evolve_running(state: Running, event: Event, version: Version, at: datetime | None) -> State:
@@ -137,72 +85,68 @@ def _evolve_running(state: Running, event: Event, version: Version, at: datetime
     if kind in _TURN_AND_THREAD and (after := _evolve_turn_and_thread(state, event, version)):
         return after
     thread, turn = state.thread, state.turn
-    if kind not in _TURN_ONLY:
-        thread = _evolve_thread(state, event, version, at)
-    if kind not in _THREAD_ONLY:
-        turn = evolve_turn(turn, event, version)
-    if isinstance(event, ContextAssembled) and event.of:  # older events lack `fixed`
+    if kind in _OF_THREAD:
+        thread = _evolve_thread(thread, event, version, at)
+    turn = evolve_turn(turn, event, version)
+    if isinstance(event, events.ContextAssembled) and event.of:  # older events lack `fixed`
         turn = replace(turn, everything=event.fixed + thread.said_tokens)
     return Running(version, thread, turn)
 
 
 def _evolve_turn_and_thread(state: Running, event: Event, version: Version) -> State | None:
-    """Apply an event that changes the turn and the thread together; return None if it changes only the turn."""
+    """Apply an event that changes the turn and the thread together; return None if it changes neither."""
+    node_approval = state.turn.approval
     match event:
-        case ToolSucceeded() | ToolFailed() | ToolOutcomeUnknown():
+        case events.ToolSucceeded() | events.ToolFailed() | events.ToolOutcomeUnknown():
             return _close_call(state, event, event.call, version)
-        case ApprovalDenied(approval=denied) if not (state.turn.approval and state.turn.approval.version == denied):
+        case events.ApprovalDenied() if node_approval is None or node_approval.version != event.approval:
             return _close_call(state, event, event.approval, version)
-        case TurnCompleted() | TurnFailed() | TurnCancelled() | TurnRolledBack():
+        case events.TurnCompleted() | events.TurnFailed() | events.TurnCancelled() | events.TurnRolledBack():
             return _end_turn(state, event, version)
-        case ApprovalGranted():
+        case events.ApprovalGranted():
             return _grant_approval(state, event, version)
-        case ThreadForked():  # messages in the parent's queue stay with the parent
+        case events.ThreadForked():  # messages in the parent's queue stay with the parent
             return Running(version, replace(state.thread, queue=()), state.turn)
+        case events.ThreadOpened() | events.TurnStarted():
+            raise _unexpected(state, event)
         case _:
             return None
 
 
-def _evolve_thread(state: Idle | Running, event: Event, version: Version, at: datetime | None = None) -> Thread:
+def _evolve_thread(thread: Thread, event: Event, version: Version, at: datetime | None = None) -> Thread:
     """Apply an event to the thread."""
-    thread = state.thread
     match event:
-        case MessageAppended():
+        case events.MessageAppended():
             thread = _append_message(thread, event, version)
-        case MessageEdited():
+        case events.MessageEdited():
             window, more = apply_edit(thread.window, event, version)
             thread = replace(thread, window=window, said_tokens=thread.said_tokens + more)
-        case ToolRequested():
+        case events.ToolRequested():
             last = thread.window[-1]
             asking = replace(last, tool_calls=(*last.tool_calls, request_of(event)))
             thread = replace(thread, window=(*thread.window[:-1], asking))
-        case TurnEnqueued():
+        case events.TurnEnqueued():
             fields = (event.content, event.tokens, event.node, event.graph, event.durability, event.strategy)
             thread = replace(thread, queue=(*thread.queue, Queued(version, event.turn_id, *fields)))
-        case StateUpdated():
+        case events.StateUpdated():
             thread = replace(thread, values=merge_patch(thread.values, event.changes))
-        case BudgetSet():
+        case events.BudgetSet():
             thread = replace(thread, budget=Budget(version, event.limits) if event.limits else None)
-        case ContextAssembled():
+        case events.ContextAssembled():
             thread = replace(thread, prompt=event)
-        case ModelCalled():
+        case events.ModelCalled():
             windows = thread.windows if at is None else add_window_usage(thread.windows, event, at)
             thread = replace(thread, usage=add_usage(thread.usage, event), windows=windows)
-        case HistoryCompacted():
+        case events.HistoryCompacted():
             window = tuple(message for message in thread.window if message.version > event.through)
             summary = Summary(Version(event.through), event.summary, event.tokens, version)
             thread = replace(thread, window=window, summary=summary)
-        case _:
-            raise _unexpected(state, event)
     return thread
 
 
-def _append_message(thread: Thread, event: MessageAppended, version: Version) -> Thread:
+def _append_message(thread: Thread, event: events.MessageAppended, version: Version) -> Thread:
     message = Message(
-        *(version, event.role, event.content, event.tokens),
-        partial=event.partial,
-        extra=event.extra,
-        origin=event.origin,
+        version, event.role, event.content, event.tokens, partial=event.partial, extra=event.extra, origin=event.origin
     )
     title = thread.title or (title_of(event.content or "") if event.role == "user" else "")
     said = thread.said_tokens + event.tokens + MESSAGE_OVERHEAD
@@ -211,44 +155,18 @@ def _append_message(thread: Thread, event: MessageAppended, version: Version) ->
     )
 
 
-_TURN_ONLY: frozenset[type[Event]] = frozenset(
-    {
-        NodeCompleted,
-        NodeFailed,
-        ModelFailed,
-        BudgetThresholdReached,
-        ToolStarted,
-        TurnResumed,
-        CancellationRequested,
-        ApprovalRequested,
-        ApprovalDenied,
-        FanOutStarted,
-        ItemCompleted,
-        ItemFailed,
-    }
+_OF_THREAD = frozenset(get_args(events.NodeEvent | events.MessageEdited | events.TurnEnqueued | events.BudgetSet)) - {
+    events.BudgetThresholdReached
+}
+"""Events that change the thread, and possibly the turn."""
+
+_TURN_AND_THREAD = frozenset(get_args(Outcome | events.TurnEnd)) | frozenset(
+    (events.ApprovalGranted, events.ThreadForked, events.ThreadOpened, events.TurnStarted)
 )
-"""Events that change only the turn."""
-
-_THREAD_ONLY: frozenset[type[Event]] = frozenset({TurnEnqueued, BudgetSet, HistoryCompacted})
-"""Events that change only the thread."""
-
-_TURN_AND_THREAD: frozenset[type[Event]] = frozenset(
-    {
-        ToolSucceeded,
-        ToolFailed,
-        ToolOutcomeUnknown,
-        ApprovalDenied,
-        ApprovalGranted,
-        TurnCompleted,
-        TurnFailed,
-        TurnCancelled,
-        TurnRolledBack,
-        ThreadForked,
-    }
-)
+"""The cases of `_evolve_turn_and_thread`. Most events are none of them."""
 
 
-def _end_turn(state: Running, event: TurnEnd, version: Version) -> State:
+def _end_turn(state: Running, event: events.TurnEnd, version: Version) -> State:
     """End the running turn, or remove a queued one that never started."""
     thread, turn = state.thread, state.turn
     if event.turn_id != turn.turn_id:
@@ -257,24 +175,17 @@ def _end_turn(state: Running, event: TurnEnd, version: Version) -> State:
             raise _unexpected(state, event)
         return Running(version, replace(thread, queue=waiting), turn)
     match event:
-        case TurnCompleted():
+        case events.TurnCompleted():
             ended = Ended(event.turn_id, "completed", event.reason)
-        case TurnFailed():
+        case events.TurnFailed():
             ended = Ended(event.turn_id, "failed", event.reason, event.detail, turn.node)
-        case TurnCancelled():
+        case events.TurnCancelled():
             ended = Ended(event.turn_id, "cancelled", event.how, None, turn.node)
-        case TurnRolledBack():
+        case events.TurnRolledBack():
             ended = Ended(event.turn_id, "rolled_back")
             thread = replace(thread, rolled_back=thread.rolled_back + 1)
-            if before := turn.before:
-                thread = replace(
-                    thread,
-                    values=before.values,
-                    window=before.window,
-                    summary=before.summary,
-                    said_tokens=before.said_tokens,
-                    prompt=before.prompt,
-                )
+            if turn.before:
+                thread = replace(thread, **asdict(turn.before))
     if thread.prompt:  # only later prompts of the same turn reuse these
         thread = replace(thread, prompt=replace(thread.prompt, recalled=(), texts=(), values=()))
     return Idle(version, replace(thread, last_turn=ended))
@@ -285,7 +196,7 @@ def _close_call(state: Running, event: Outcome, version_of_call: int, version: V
     call = next((call for call in state.turn.calls if call.version == version_of_call), None)
     if call is None:
         raise _unexpected(state, event)
-    text = _outcome_text(event)
+    text = text_of(event) or ""
     told = Message(
         *(version, "tool", text, event.tokens),
         call_id=call.request.id,
@@ -297,26 +208,16 @@ def _close_call(state: Running, event: Outcome, version_of_call: int, version: V
     said = state.thread.said_tokens + event.tokens + MESSAGE_OVERHEAD
     thread = replace(state.thread, window=(*state.thread.window, told), said_tokens=said)
     repeats = state.turn.repeats
-    if not isinstance(event, ApprovalDenied):  # a person may deny the same call any number of times
+    if not isinstance(event, events.ApprovalDenied):  # a person may deny the same call any number of times
         repeats = repeated(repeats, digest_of(call.request, text), state.turn.step)
     retries = state.turn.tool_retries
-    if isinstance(event, ToolFailed) and event.retry:
+    if isinstance(event, events.ToolFailed) and event.retry:
         counts = dict(retries)
         retries = tuple({**counts, call.request.name: counts.get(call.request.name, 0) + 1}.items())
     return Running(version, thread, replace(state.turn, calls=open_calls, repeats=repeats, tool_retries=retries))
 
 
-def _outcome_text(event: Outcome) -> str:
-    match event:
-        case ToolSucceeded():
-            return event.content
-        case ApprovalDenied():
-            return event.reason
-        case _:
-            return event.error
-
-
-def _grant_approval(state: Running, event: ApprovalGranted, version: Version) -> Running:
+def _grant_approval(state: Running, event: events.ApprovalGranted, version: Version) -> Running:
     """Approve a call or the node. If the person changed the arguments, the conversation shows the new ones."""
     thread, turn = state.thread, state.turn
     if turn.approval and turn.approval.version == event.approval:

@@ -1,99 +1,92 @@
 """The fold of the turn in progress: its node, its open calls and items, and its usage."""
 
+from typing import TypeAlias
+
 from msgspec.structs import replace
 
 from domain.ids import Version
 from domain.json import merge_patch
 from domain.models.chat import ToolCall
-from domain.thread.events import (
-    ApprovalRequested,
-    CancellationRequested,
-    ContextAssembled,
-    Event,
-    FanOutStarted,
-    ItemCompleted,
-    ItemFailed,
-    MessageAppended,
-    MessageEdited,
-    ModelCalled,
-    NodeCompleted,
-    NodeFailed,
-    StateUpdated,
-    ToolRequested,
-    ToolStarted,
-    TurnResumed,
-)
-from domain.thread.state import Before, Call, Item, NodeApproval, Turn
+from domain.thread import events
+from domain.thread.events import Event
+from domain.thread.state import Before, Call, Item, NodeApproval, Thread, Turn
 from domain.thread.usage import add_usage
 from domain.thread.window_edits import apply_edit
+
+_OfCall: TypeAlias = events.ToolRequested | events.ToolStarted | events.ApprovalRequested
+_OfItems: TypeAlias = events.FanOutStarted | events.ItemCompleted | events.ItemFailed
+
+
+def start_turn(thread: Thread, event: events.TurnStarted, version: Version) -> Turn:
+    """Begin a turn of an idle thread."""
+    before = Before(thread.values, thread.window, thread.summary, thread.said_tokens, thread.prompt)
+    return Turn(event.turn_id, event.graph, version, event.node, durability=event.durability, before=before)
 
 
 def evolve_turn(turn: Turn, event: Event, version: Version) -> Turn:
     """Apply an event to the turn."""
     match event:
-        case NodeCompleted():
+        case events.NodeCompleted():
             # The node asked a person. It has gone on without the answer, so the call is merely requested.
             calls = tuple(replace(call, status="requested") if call.status == "asked" else call for call in turn.calls)
             turn = replace(turn, node=event.next, step=turn.step + 1, attempt=1, calls=calls, approval=None, items=None)
-        case ApprovalRequested(node=node) if node:
+        case events.ApprovalRequested(node=node) if node:
             turn = replace(turn, approval=NodeApproval(version, event.hash))
-        case ToolRequested() | ToolStarted() | ApprovalRequested():
+        case events.ToolRequested() | events.ToolStarted() | events.ApprovalRequested():
             turn = replace(turn, calls=_update_calls(turn.calls, event, version))
-        case NodeFailed():
+        case events.NodeFailed():
             turn = replace(turn, attempt=turn.attempt + 1)
-        case TurnResumed():
+        case events.TurnResumed():
             turn = replace(turn, run=turn.run + 1, graph=event.graph)
-        case CancellationRequested():
+        case events.CancellationRequested():
             turn = replace(turn, cancelling=event.how)
-        case ContextAssembled():
+        case events.ContextAssembled():
             turn = replace(turn, prompt_tokens=event.tokens, prompt_limit=event.limit)
-        case MessageAppended(finish=finish):
+        case events.MessageAppended(finish=finish):
             turn = turn if finish == turn.finish else replace(turn, finish=finish)
-        case ModelCalled():
+        case events.ModelCalled():
             turn = replace(turn, usage=add_usage(turn.usage, event), everything=0)
-        case MessageEdited() | StateUpdated(outside=True) if turn.before:
+        case events.MessageEdited() | events.StateUpdated(outside=True) if turn.before:
             turn = replace(turn, before=_update_before(turn.before, event, version))
-        case FanOutStarted() | ItemCompleted() | ItemFailed():
+        case events.FanOutStarted() | events.ItemCompleted() | events.ItemFailed():
             turn = replace(turn, items=_update_items(turn.items or (), event))
     return turn
 
 
-def _update_calls(
-    calls: tuple[Call, ...], event: ToolRequested | ToolStarted | ApprovalRequested, version: Version
-) -> tuple[Call, ...]:
+def _update_calls(calls: tuple[Call, ...], event: _OfCall, version: Version) -> tuple[Call, ...]:
     changes: dict[str, object]
     match event:
-        case ToolRequested():
+        case events.ToolRequested():
             # A message requests all its calls before any has an outcome, so the index is the number of open calls.
             return (*calls, Call(version, request_of(event), place=len(calls)))
-        case ToolStarted():
+        case events.ToolStarted():
             changes = {"status": "started", "attempt": event.attempt}
-        case ApprovalRequested():
+        case events.ApprovalRequested():
             changes = {"status": "asked", "hash": event.hash, "because": event.because, "reason": event.reason}
     return tuple(replace(call, **changes) if call.version == event.call else call for call in calls)
 
 
-def _update_before(before: Before, event: MessageEdited | StateUpdated, version: Version) -> Before:
+def _update_before(before: Before, event: events.MessageEdited | events.StateUpdated, version: Version) -> Before:
     """Changes from outside of the turn survive its rollback."""
     match event:
-        case MessageEdited():
+        case events.MessageEdited():
             window, more = apply_edit(before.window, event, version)
             return replace(before, window=window, said_tokens=before.said_tokens + more)
-        case StateUpdated():
+        case events.StateUpdated():
             return replace(before, values=merge_patch(before.values, event.changes))
 
 
-def _update_items(items: tuple[Item, ...], event: FanOutStarted | ItemCompleted | ItemFailed) -> tuple[Item, ...]:
+def _update_items(items: tuple[Item, ...], event: _OfItems) -> tuple[Item, ...]:
     match event:
-        case FanOutStarted():
+        case events.FanOutStarted():
             return tuple(Item(value) for value in event.items)
-        case ItemCompleted():
+        case events.ItemCompleted():
             changed = replace(items[event.index], done=True, result=event.result)
-        case ItemFailed():
+        case events.ItemFailed():
             changed = replace(items[event.index], attempt=event.attempt + 1)
     return (*items[: event.index], changed, *items[event.index + 1 :])
 
 
-def request_of(event: ToolRequested) -> ToolCall:
+def request_of(event: events.ToolRequested) -> ToolCall:
     """Return the call as prompts show it. `written`, which could not be parsed, is only in the log."""
     return ToolCall(event.call_id, event.tool, event.arguments, fault=event.fault, extra=event.extra)

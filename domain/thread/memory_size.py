@@ -45,12 +45,8 @@ def measure(state: State, weight: int, grown: int) -> tuple[int, int]:
 
 
 def _message_size(message: Message) -> int:
-    return (
-        MESSAGE_BYTES
-        + getsizeof(message.content)
-        + sum(map(_call_size, message.tool_calls))
-        + _json_size(message.extra)
-    )
+    calls = sum(map(_call_size, message.tool_calls))
+    return MESSAGE_BYTES + getsizeof(message.content) + calls + _json_size(message.extra)
 
 
 def _call_size(call: ToolCall) -> int:

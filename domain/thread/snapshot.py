@@ -12,16 +12,7 @@ from msgspec.structs import replace
 
 from domain.json import JsonObject
 from domain.thread.codec import to_json
-from domain.thread.events import (
-    ApprovalDenied,
-    Event,
-    HistoryCompacted,
-    MessageAppended,
-    MessageEdited,
-    ToolFailed,
-    ToolOutcomeUnknown,
-    ToolSucceeded,
-)
+from domain.thread.events import Event, MessageAppended, text_of
 from domain.thread.state import Before, Message, Running, State, Thread, Unopened
 
 MAX_INLINE_CHARACTERS = 40
@@ -77,19 +68,6 @@ def with_texts(checkpoint: LeanState, events: Mapping[int, Event]) -> State:
         return event.extra if isinstance(event, MessageAppended) else {}
 
     return _replace_texts(checkpoint.state, text, extra)
-
-
-def text_of(event: Event) -> str | None:
-    """Return the text that an event adds to a message or a summary; None for other events."""
-    match event:
-        case MessageAppended(content=text) | MessageEdited(content=text) | ToolSucceeded(content=text):
-            return text
-        case ToolFailed(error=text) | ToolOutcomeUnknown(error=text) | ApprovalDenied(reason=text):
-            return text
-        case HistoryCompacted(summary=text):
-            return text
-        case _:
-            return None
 
 
 _TextSource = Callable[[int, str], str]

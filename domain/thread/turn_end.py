@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from domain.thread import events
-from domain.thread.events import Event, MessageAppended, TurnEnd
+from domain.thread.events import Event, MessageAppended
 from domain.thread.evolve import fold
 from domain.thread.state import Queued, Running, Unopened
 
@@ -40,15 +40,13 @@ def end_cancelled_turn(state: Running, partial: MessageAppended | None = None) -
     not stand between a call and its result.
     """
     turn = state.turn
-    said = () if partial is None or turn.calls or turn.cancelling == "rolled_back" else (partial,)
-    match turn.cancelling:
-        case "rolled_back":
-            end: TurnEnd = events.TurnRolledBack(turn.turn_id)
-        case "cancelled" | "interrupted" as how:
-            end = events.TurnCancelled(turn.turn_id, how)
-        case None:
-            return ()
-    return start_queued_turns(state, (*said, *close_open_calls(state), end))
+    if turn.cancelling is None:
+        return ()
+    if turn.cancelling == "rolled_back":
+        return start_queued_turns(state, (*close_open_calls(state), events.TurnRolledBack(turn.turn_id)))
+    said = () if partial is None or turn.calls else (partial,)
+    cancelled = events.TurnCancelled(turn.turn_id, turn.cancelling)
+    return start_queued_turns(state, (*said, *close_open_calls(state), cancelled))
 
 
 def start_queued_turns(state: Running, ending: Events) -> Events:

@@ -15,7 +15,7 @@ def held(directory: Path) -> Iterator[None]:
     """Create a directory, and lock it against other exports. The kernel releases the lock with the process.
 
     Raises:
-        BadExport: the directory cannot be used, or another process exports into it.
+        BadExport: the directory cannot be used or written, or another process exports into it.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -28,6 +28,8 @@ def held(directory: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise BadExport(f"Another process exports into {directory}. Wait until it has ended.") from error
         yield
+    except OSError as error:
+        raise BadExport(f"{error.filename or directory} cannot be written: {error.strerror or error}.") from error
     finally:
         os.close(descriptor)
 

@@ -11,23 +11,15 @@ from domain.ids import Position, Slice
 from domain.ports.archive import LogExport
 from domain.ports.log import EventStore
 from infrastructure.archive.directory import held, parts_in, remove_leftovers
-from infrastructure.archive.manifest import (
-    NAME,
-    CommandsFile,
-    End,
-    Format,
-    Manifest,
-    read_manifest,
-    write_manifest,
-)
-from infrastructure.archive.parts import CommandParts, EventParts
-from infrastructure.archive.rows import command_row, event_row
+from infrastructure.archive.manifest import NAME, End, Format, Manifest, read_manifest, write_manifest
+from infrastructure.archive.parts import Parts
+from infrastructure.archive.rows import command_row, event_row, id_of, place_of
 
 SLICES_PER_READ = 128
 """Slices whose last exported events are read in one statement: events can be large."""
 
 Progress = Callable[[int, int], None]
-"""Called with the number of new events, and of those that were written."""
+"""Called with the number of new events, and of those that were just written."""
 
 
 class Exported(Struct, frozen=True):
@@ -54,59 +46,49 @@ async def export_log(
         BadExport: the directory cannot be used, or has another format or the export of another log.
         CorruptLog: a position is missing, or an event is in a slice that is not its thread's.
     """
-    try:
-        with held(directory):
-            return await _export(store, log, directory, format_, progress)
-    except OSError as error:
-        raise BadExport(f"{error.filename or directory} cannot be written: {error.strerror or error}.") from error
-
-
-async def _export(
-    store: EventStore, log: LogExport, directory: Path, format_: Format | None, progress: Progress
-) -> Exported:
-    before = _before(directory, format_)
-    all_of_them = CommandParts(directory, before.format, before.commands)
-    async with log.view() as view:
-        heads = view.heads
-        if not await _is_continued(store, before, heads):
-            raise BadExport(
-                f"{directory} is the export of another log, or of this one before an older backup was restored. "
-                "Use another directory."
-            )
-        if not before.files:
-            write_manifest(directory, before)  # if this run is killed, its files are known to be leftovers
-        remove_leftovers(directory, before)
-        async for stored in all_commands(view):
-            all_of_them.add(map(command_row, stored))
-    commands = tuple(all_of_them.close())
-    if _digests(commands) == _digests(before.commands):
-        commands = before.commands  # those that were just written are leftovers
-    parts = EventParts(directory, before.format, before.events)
-    positions = dict(before.positions)
-    new, done = sum(heads) - sum(before.heads), 0
-    progress(new, done)
-    async for slice_, page in new_events(store, before.heads, heads):
-        parts.add(event_row(slice_, record) for record in page)
-        positions[slice_] = End(page[-1].position, page[-1].hash.hex())
-        done += len(page)
-        progress(new, done)
-    events = (*before.events, *parts.close())
-    if commands != before.commands:
-        all_of_them.show()
-    parts.show()
-    after = Manifest(before.format, before.layout, dict(sorted(positions.items())), events, commands)
-    if after != before:
-        write_manifest(directory, after)
-    remove_leftovers(directory, after)  # such as the previous run's commands
-    return Exported(
-        str(directory),
-        after.format,
-        new,
-        sum(file.rows for file in commands),
-        len(after.paths - before.paths),
-        sum(file.rows for file in events),
-        len(after.paths),
-    )
+    with held(directory):
+        before = _before(directory, format_)
+        all_of_them = Parts(directory, before.format, before.commands, id_of)
+        async with log.view() as view:
+            heads = view.heads
+            if not await _is_continued(store, before, heads):
+                raise BadExport(
+                    f"{directory} is the export of another log, or of this one before an older backup was restored. "
+                    "Use another directory."
+                )
+            if not before.files:
+                write_manifest(directory, before)  # if this run is killed, its files are known to be leftovers
+            remove_leftovers(directory, before)
+            async for stored in all_commands(view):
+                all_of_them.add(map(command_row, stored))
+        commands = tuple(all_of_them.close())
+        if [file.sha256 for file in commands] == [file.sha256 for file in before.commands]:
+            commands = before.commands  # those that were just written are leftovers
+        parts = Parts(directory, before.format, before.events, place_of)
+        positions = dict(before.positions)
+        new = sum(heads) - sum(before.heads)
+        progress(new, 0)
+        async for slice_, page in new_events(store, before.heads, heads):
+            parts.add(event_row(slice_, record) for record in page)
+            positions[slice_] = End(page[-1].position, page[-1].hash.hex())
+            progress(new, len(page))
+        events = (*before.events, *parts.close())
+        if commands != before.commands:
+            all_of_them.show()
+        parts.show()
+        after = Manifest(before.format, before.layout, dict(sorted(positions.items())), events, commands)
+        if after != before:
+            write_manifest(directory, after)
+        remove_leftovers(directory, after)  # such as the previous run's commands
+        return Exported(
+            str(directory),
+            after.format,
+            new,
+            sum(file.rows for file in commands),
+            len(after.paths - before.paths),
+            sum(file.rows for file in events),
+            len(after.paths),
+        )
 
 
 def _before(directory: Path, format_: Format | None) -> Manifest:
@@ -122,10 +104,6 @@ def _before(directory: Path, format_: Format | None) -> Manifest:
     if format_ and format_ != found.format:
         raise BadExport(f"{directory} has {found.format} files. Use that format, or another directory.")
     return found
-
-
-def _digests(files: Sequence[CommandsFile]) -> list[str]:
-    return [file.sha256 for file in files]
 
 
 async def _is_continued(store: EventStore, manifest: Manifest, heads: Sequence[Position]) -> bool:

@@ -2,8 +2,9 @@
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeVar
+from typing import BinaryIO, TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -20,32 +21,19 @@ BATCH_ROWS = 2_000
 
 INSTANT = pa.timestamp("us", tz="UTC")
 
-SCHEMAS: Mapping[type[Row], pa.Schema] = {
-    EventRow: pa.schema(
-        [
-            pa.field("slice", pa.int16(), nullable=False),
-            pa.field("position", pa.int64(), nullable=False),
-            pa.field("tenant", pa.string(), nullable=False),
-            pa.field("thread_id", pa.string(), nullable=False),
-            pa.field("version", pa.int32(), nullable=False),
-            pa.field("type", pa.string(), nullable=False),
-            pa.field("schema", pa.int16(), nullable=False),
-            pa.field("recorded_at", INSTANT, nullable=False),
-            pa.field("payload", pa.string(), nullable=False),
-            pa.field("metadata", pa.string(), nullable=False),
-            pa.field("hash", pa.string(), nullable=False),
-        ]
-    ),
-    CommandRow: pa.schema(
-        [
-            pa.field("tenant", pa.string(), nullable=False),
-            pa.field("thread_id", pa.string(), nullable=False),
-            pa.field("command_id", pa.string(), nullable=False),
-            pa.field("request_hash", pa.string(), nullable=False),
-            pa.field("result", pa.string(), nullable=False),
-            pa.field("at", INSTANT, nullable=False),
-        ]
-    ),
+TYPES = {
+    "slice": pa.int16(),
+    "position": pa.int64(),
+    "version": pa.int32(),
+    "schema": pa.int16(),
+    "recorded_at": INSTANT,
+    "at": INSTANT,
+}
+"""The types of columns; the others are texts."""
+
+SCHEMAS = {
+    kind: pa.schema([pa.field(name, TYPES.get(name, pa.string()), nullable=False) for name in kind.__struct_fields__])
+    for kind in (EventRow, CommandRow)
 }
 
 DICTIONARY_COLUMNS = ["tenant", "thread_id", "type", "metadata"]
@@ -53,16 +41,6 @@ DICTIONARY_COLUMNS = ["tenant", "thread_id", "type", "metadata"]
 
 STATISTICS_COLUMNS = ["slice", "position", "thread_id", "version", "type", "recorded_at", "at"]
 """Columns with statistics, so that readers can skip row groups."""
-
-
-class Writer(Protocol):
-    """Writes rows of one table into one file."""
-
-    def write(self, rows: Sequence[Row]) -> None:
-        """Write rows: in Parquet, a row group."""
-
-    def close(self) -> None:
-        """Write what belongs at the end of the file."""
 
 
 class ParquetRows:
@@ -79,6 +57,7 @@ class ParquetRows:
         )
 
     def write(self, rows: Sequence[Row]) -> None:
+        """Write a row group."""
         columns = zip(*map(astuple, rows), strict=True)
         arrays = [pa.array(values, field.type) for values, field in zip(columns, self._schema, strict=True)]
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=len(rows))
@@ -102,9 +81,8 @@ class JsonRows:
         """Write nothing."""
 
 
-def writer(format_: Format, sink: BinaryIO, kind: type[Row]) -> Writer:
-    """Begin a file."""
-    return ParquetRows(sink, kind) if format_ == "parquet" else JsonRows(sink, kind)
+WRITERS: Mapping[Format, type[ParquetRows | JsonRows]] = {"parquet": ParquetRows, "ndjson": JsonRows}
+"""Each format's class, for a sink and a kind of rows."""
 
 
 def read_rows(format_: Format, path: Path, kind: type[R]) -> Iterator[Sequence[R]]:
@@ -124,11 +102,6 @@ def _parquet_rows(path: Path, kind: type[R]) -> Iterator[Sequence[R]]:
 def _json_rows(path: Path, kind: type[R]) -> Iterator[Sequence[R]]:
     decoder = msgspec.json.Decoder(kind)
     with path.open("rb", buffering=io.DEFAULT_BUFFER_SIZE * 16) as file:
-        rows: list[R] = []
-        for line in file:
-            rows.append(decoder.decode(line))
-            if len(rows) == BATCH_ROWS:
-                yield rows
-                rows = []
-        if rows:
-            yield rows
+        rows = map(decoder.decode, file)
+        while batch := list(islice(rows, BATCH_ROWS)):
+            yield batch

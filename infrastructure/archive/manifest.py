@@ -4,13 +4,15 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from domain.errors import BadExport
 from domain.ids import SLICES, Position
+
+P = TypeVar("P")
 
 LAYOUT = 1
 """The version of the files' layout and columns. Raise it when they change."""
@@ -40,26 +42,20 @@ class End(Struct, frozen=True):
     hash: str
 
 
-class EventsFile(Struct, frozen=True):
-    """A file of events, in the order of slices and positions."""
+class File(Struct, Generic[P], frozen=True):
+    """A file of events, in the order of slices and positions, or of commands, in the order of slices and ids."""
 
     path: str
     rows: int
     bytes: int
     sha256: str
-    first: Place
-    last: Place
+    first: P
+    last: P
 
 
-class CommandsFile(Struct, frozen=True):
-    """A file of commands, in the order of slices and ids. `first` and `last` are ids."""
-
-    path: str
-    rows: int
-    bytes: int
-    sha256: str
-    first: str
-    last: str
+EventsFile: TypeAlias = File[Place]
+CommandsFile: TypeAlias = File[str]
+"""`first` and `last` are ids."""
 
 
 class Manifest(Struct, frozen=True):
@@ -74,8 +70,7 @@ class Manifest(Struct, frozen=True):
     @property
     def heads(self) -> list[Position]:
         """The last exported position of every slice, in the order of the slices."""
-        ends = map(self.positions.get, range(SLICES))
-        return [Position(end.position if end else 0) for end in ends]
+        return [Position(end.position if (end := self.positions.get(n)) else 0) for n in range(SLICES)]
 
     @property
     def files(self) -> Sequence[EventsFile | CommandsFile]:

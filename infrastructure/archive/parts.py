@@ -3,14 +3,15 @@
 import hashlib
 import io
 import os
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from infrastructure.archive.formats import Writer, writer
-from infrastructure.archive.manifest import UNFINISHED, CommandsFile, EventsFile, Format, sync_directory
-from infrastructure.archive.rows import CommandRow, EventRow, Row, folder_of, place_of
+from infrastructure.archive.formats import WRITERS
+from infrastructure.archive.manifest import UNFINISHED, File, Format, P, sync_directory
+from infrastructure.archive.rows import Row, characters_of, folder_of
 
 R = TypeVar("R", bound=Row)
 
@@ -41,12 +42,8 @@ class Sink(io.RawIOBase):
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.write_bytes(b"")
         self._unwritten = bytearray()
-        self._digest = hashlib.sha256()
+        self.digest = hashlib.sha256()
         self.size = 0
-
-    @property
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
 
     def writable(self) -> bool:
         return True
@@ -62,7 +59,7 @@ class Sink(io.RawIOBase):
         return len(taken)
 
     def put(self, *, durably: bool = False) -> None:
-        self._digest.update(self._unwritten)
+        self.digest.update(self._unwritten)
         with self._path.open("ab") as file:
             file.write(self._unwritten)
             if durably:
@@ -84,7 +81,7 @@ class Part(Generic[R]):
         self.rows = 0
         self.first = self.last = first
         self.sink = Sink(directory / path)
-        self._writer: Writer = writer(format_, self.sink, type(first))  # type: ignore[arg-type]  # it is a binary file
+        self._writer = WRITERS[format_](self.sink, type(first))  # type: ignore[arg-type]  # it is a binary file
 
     def write(self, rows: Sequence[R]) -> None:
         self._writer.write(rows)
@@ -98,120 +95,80 @@ class Part(Generic[R]):
         self.sink.put(durably=True)
 
 
-class _Table(Generic[R]):
+class _Folder(Generic[R]):
     """The parts in one folder."""
 
     def __init__(self, directory: Path, folder: str, format_: Format, number: int) -> None:
         self._directory, self._folder, self._format, self._number = directory, folder, format_, number
-        self._parts: list[Part[R]] = []
+        self.parts: list[Part[R]] = []
         self.rows: list[R] = []
         self.size = 0
 
-    def add(self, row: R, size: int) -> None:
+    def add(self, row: R) -> None:
         self.rows.append(row)
-        self.size += size
+        self.size += characters_of(row) + ROW_OVERHEAD_CHARACTERS
         if len(self.rows) == GROUP_ROWS:
             self.put()
 
     def put(self) -> None:
-        if not self._parts or self._parts[-1].rows >= PART_ROWS:
-            path = f"{self._folder}/part-{self._number + len(self._parts):06}.{self._format}"
-            if self._parts:
-                self._parts[-1].close()
-            self._parts.append(Part(self._directory, path, self._format, self.rows[0]))
-        self._parts[-1].write(self.rows)
+        if not self.parts or self.parts[-1].rows >= PART_ROWS:
+            path = f"{self._folder}/part-{self._number + len(self.parts):06}.{self._format}"
+            if self.parts:
+                self.parts[-1].close()
+            self.parts.append(Part(self._directory, path, self._format, self.rows[0]))
+        self.parts[-1].write(self.rows)
         self.rows, self.size = [], 0
 
     def close(self) -> Sequence[Part[R]]:
         if self.rows:
             self.put()
-        if self._parts:
-            self._parts[-1].close()
-        return self._parts
-
-    def show(self) -> None:
-        for part in self._parts:
-            part.sink.show()
-        if self._parts:
-            sync_directory(self._directory / self._folder)
+        if self.parts:
+            self.parts[-1].close()
+        return self.parts
 
 
-class EventParts:
-    """The parts of a run, separate for each day of `recorded_at` in UTC."""
+class Parts(Generic[R, P]):
+    """The parts of a run, separate for each folder: those of events for each day of `recorded_at` in UTC."""
 
-    def __init__(self, directory: Path, format_: Format, known: Iterable[EventsFile]) -> None:
-        """Number the new parts after the known ones."""
-        self._directory, self._format = directory, format_
+    def __init__(self, directory: Path, format_: Format, known: Iterable[File[P]], name: Callable[[R], P]) -> None:
+        """Number the new parts after the known ones. `name` returns what the manifest names a row by."""
+        self._directory, self._format, self._name = directory, format_, name
         self._numbers: defaultdict[str, int] = defaultdict(int)
         for file in known:
-            folder, number = file.path.rsplit("/", 1)
-            self._numbers[folder] = max(self._numbers[folder], number_of(number))
-        self._days: dict[str, _Table[EventRow]] = {}
+            folder, number = re.split(r"/part-|\.", file.path)[:2]
+            self._numbers[folder] = max(self._numbers[folder], int(number))
+        self._folders: dict[str, _Folder[R]] = {}
         self._size = 0
 
-    def add(self, rows: Iterable[EventRow]) -> None:
+    def add(self, rows: Iterable[R]) -> None:
         for row in rows:
-            self._add(row)
+            name = folder_of(row)
+            folder = self._folders.get(name)
+            if folder is None:
+                folder = _Folder(self._directory, name, self._format, self._numbers[name] + 1)
+                self._folders[name] = folder
+            self._size -= folder.size
+            folder.add(row)
+            self._size += folder.size
+            if self._size > MAX_BUFFERED_CHARACTERS:
+                largest = max(self._folders.values(), key=lambda folder: folder.size)
+                self._size -= largest.size
+                largest.put()
 
-    def _add(self, row: EventRow) -> None:
-        folder = folder_of(row)
-        day = self._days.get(folder)
-        if day is None:
-            number = self._numbers[folder] + 1
-            day = self._days[folder] = _Table(self._directory, folder, self._format, number)
-        self._size -= day.size
-        day.add(row, len(row.payload) + len(row.metadata) + ROW_OVERHEAD_CHARACTERS)
-        self._size += day.size
-        if self._size > MAX_BUFFERED_CHARACTERS:
-            largest = max(self._days.values(), key=lambda table: table.size)
-            self._size -= largest.size
-            largest.put()
-
-    def close(self) -> list[EventsFile]:
-        """Write what is left. Returns the parts by day."""
+    def close(self) -> list[File[P]]:
+        """Write what is left. Returns the parts by folder."""
+        parts = [part for _, folder in sorted(self._folders.items()) for part in folder.close()]
+        name = self._name
         return [
-            EventsFile(
-                part.path, part.rows, part.sink.size, part.sink.sha256, place_of(part.first), place_of(part.last)
-            )
-            for _, day in sorted(self._days.items())
-            for part in day.close()
+            File(part.path, part.rows, part.sink.size, part.sink.digest.hexdigest(), name(part.first), name(part.last))
+            for part in parts
         ]
 
     def show(self) -> None:
         """Give the parts their final names."""
-        for day in self._days.values():
-            day.show()
-        if self._days:
-            sync_directory(self._directory / "events")
-            sync_directory(self._directory)
-
-
-class CommandParts:
-    """The parts with all commands."""
-
-    def __init__(self, directory: Path, format_: Format, known: Iterable[CommandsFile]) -> None:
-        """Number the new parts after the known ones."""
-        number = 1 + max((number_of(file.path) for file in known), default=0)
-        self._table: _Table[CommandRow] = _Table(directory, "commands", format_, number)
-
-    def add(self, rows: Iterable[CommandRow]) -> None:
-        for row in rows:
-            self._table.add(row, 0)
-
-    def close(self) -> list[CommandsFile]:
-        return [
-            CommandsFile(
-                *(part.path, part.rows, part.sink.size, part.sink.sha256),
-                *(part.first.command_id, part.last.command_id),
-            )
-            for part in self._table.close()
-        ]
-
-    def show(self) -> None:
-        """Give the parts their final names."""
-        self._table.show()
-
-
-def number_of(path: str) -> int:
-    """Return a part's number from its path."""
-    return int(path.rsplit("part-", 1)[1].split(".", maxsplit=1)[0])
+        for folder in self._folders.values():
+            for part in folder.parts:
+                part.sink.show()
+        folders = [self._directory / name for name in self._folders]
+        for changed in {*folders, *(folder.parent for folder in folders), self._directory}:
+            sync_directory(changed)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,10 +15,11 @@ from domain.log.hash_chain import Record
 from domain.ports.archive import StoredCommand
 from infrastructure.archive.directory import parts_in
 from infrastructure.archive.formats import read_rows
-from infrastructure.archive.manifest import NAME, CommandsFile, EventsFile, read_manifest
-from infrastructure.archive.rows import CommandRow, EventRow, command_of, folder_of, place_of, record_of
+from infrastructure.archive.manifest import NAME, EventsFile, File, P, read_manifest
+from infrastructure.archive.rows import CommandRow, EventRow, command_of, folder_of, id_of, place_of, record_of
 
 R = TypeVar("R", EventRow, CommandRow)
+S = TypeVar("S")
 
 BLOCK_BYTES = 1 << 20
 
@@ -53,61 +54,49 @@ class ExportedFiles:
     def check(self, progress: Progress) -> None:
         """Compare every file with the manifest. Raises `BadExport` with the name of a file that differs."""
         for file in self.manifest.files:
-            self._check(file, progress)
+            path = self._directory / file.path
+            digest, size = hashlib.sha256(), 0
+            try:
+                with path.open("rb") as opened:
+                    while block := opened.read(BLOCK_BYTES):
+                        digest.update(block)
+                        size += len(block)
+                        progress(len(block))
+            except OSError as error:
+                raise BadExport(f"{path}, which the manifest names, cannot be read: {error.strerror}.") from error
+            if (size, digest.hexdigest()) != (file.bytes, file.sha256):
+                raise BadExport(f"{path} is not as it was exported: its SHA-256 differs from the manifest.")
 
     def events(self) -> Iterator[Sequence[Record]]:
         for file in self.manifest.events:
-            with _reading(self._directory / file.path):
-                for rows in self._rows(file, EventRow, place_of):
-                    self._check_places(file, rows)
-                    yield [record_of(row) for row in rows]
+            yield from self._read(file, EventRow, place_of, partial(self._record_of, file))
 
     def commands(self) -> Iterator[Sequence[StoredCommand]]:
         for file in self.manifest.commands:
-            with _reading(self._directory / file.path):
-                for rows in self._rows(file, CommandRow, lambda row: row.command_id):
-                    yield [command_of(row) for row in rows]
+            yield from self._read(file, CommandRow, id_of, command_of)
 
-    def _rows(
-        self, file: EventsFile | CommandsFile, kind: type[R], name: Callable[[R], object]
-    ) -> Iterator[Sequence[R]]:
-        """Read a file. Raises `ValueError` unless the number of rows, the first and the last are as in the manifest."""
+    def _read(
+        self, file: File[P], kind: type[R], name: Callable[[R], P], convert: Callable[[R], S]
+    ) -> Iterator[Sequence[S]]:
+        """Read a file. Raises `BadExport` unless the number of rows, the first and the last are as in the manifest."""
+        path = self._directory / file.path
         first = last = None
         count = 0
-        for rows in filter(None, read_rows(self.manifest.format, self._directory / file.path, kind)):
-            first, last = first or rows[0], rows[-1]
-            count += len(rows)
-            yield rows
-        if first is None or last is None or (count, name(first), name(last)) != (file.rows, file.first, file.last):
-            raise ValueError(f"its rows differ from the {file.rows} of the manifest")
-
-    def _check_places(self, file: EventsFile, rows: Sequence[EventRow]) -> None:
-        folder, _, _ = file.path.rpartition("/")
-        for row in rows:
-            if folder_of(row) != folder:
-                raise ValueError(f"position {row.position} of slice {row.slice} was recorded on another day")
-            end = self.manifest.positions.get(row.slice)
-            if end and end.position == row.position and end.hash != row.hash:
-                raise ValueError(f"the manifest has another hash for position {row.position} of slice {row.slice}")
-
-    def _check(self, file: EventsFile | CommandsFile, progress: Progress) -> None:
-        path = self._directory / file.path
-        digest, size = hashlib.sha256(), 0
         try:
-            with path.open("rb") as opened:
-                while block := opened.read(BLOCK_BYTES):
-                    digest.update(block)
-                    size += len(block)
-                    progress(len(block))
-        except OSError as error:
-            raise BadExport(f"{path}, which the manifest names, cannot be read: {error.strerror}.") from error
-        if (size, digest.hexdigest()) != (file.bytes, file.sha256):
-            raise BadExport(f"{path} is not as it was exported: its SHA-256 differs from the manifest.")
+            for rows in filter(None, read_rows(self.manifest.format, path, kind)):
+                first, last = first or rows[0], rows[-1]
+                count += len(rows)
+                yield [convert(row) for row in rows]
+            if first is None or last is None or (count, name(first), name(last)) != (file.rows, file.first, file.last):
+                raise ValueError(f"its rows differ from the {file.rows} of the manifest")
+        except UNREADABLE as error:
+            raise BadExport(f"{path} is not a valid file of its table: {error}.") from error
 
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except UNREADABLE as error:
-        raise BadExport(f"{path} is not a valid file of its table: {error}.") from error
+    def _record_of(self, file: EventsFile, row: EventRow) -> Record:
+        """Convert a row. Raises `ValueError` if it is in the wrong file, or differs from the manifest."""
+        if folder_of(row) != file.path.rpartition("/")[0]:
+            raise ValueError(f"position {row.position} of slice {row.slice} was recorded on another day")
+        end = self.manifest.positions.get(row.slice)
+        if end and end.position == row.position and end.hash != row.hash:
+            raise ValueError(f"the manifest has another hash for position {row.position} of slice {row.slice}")
+        return record_of(row)

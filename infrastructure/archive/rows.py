@@ -46,14 +46,24 @@ class CommandRow(Struct, frozen=True):
 Row = EventRow | CommandRow
 
 
-def folder_of(row: EventRow) -> str:
-    """Return the folder of the day (in UTC) on which an event was recorded."""
-    return f"events/day={row.recorded_at.astimezone(UTC).date()}"
+def folder_of(row: Row) -> str:
+    """Return the folder of commands, or that of the day (in UTC) on which an event was recorded."""
+    return "commands" if isinstance(row, CommandRow) else f"events/day={row.recorded_at.astimezone(UTC).date()}"
+
+
+def characters_of(row: Row) -> int:
+    """Return the length of a row's long texts."""
+    return len(row.result) if isinstance(row, CommandRow) else len(row.payload) + len(row.metadata)
 
 
 def place_of(row: EventRow) -> Place:
     """Return an event's place as the manifest has it."""
     return Place(row.slice, row.position, row.hash)
+
+
+def id_of(row: CommandRow) -> str:
+    """Return a command's id, which is its name in the manifest."""
+    return row.command_id
 
 
 def event_row(slice_: int, record: Record) -> EventRow:

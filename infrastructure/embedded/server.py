@@ -136,7 +136,7 @@ class EmbeddedPostgres:
                 self._halt()
 
     def _is_gone(self) -> bool:
-        with self._no_server() as lock:
+        with _locked(self._home / "server.lock") as lock:
             return lock is not None
 
     def _revive(self) -> None:
@@ -172,16 +172,12 @@ class EmbeddedPostgres:
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
         """Hold the lock under which the server is started or stopped."""
-        guard = _open(self._home / "start.lock")
-        try:
-            for _ in _waiting():
-                if _lock(guard, fcntl.LOCK_EX):
-                    break
-            else:
-                raise EmbeddedPostgresFailed(self._home, f"another process holds {self._home / 'start.lock'}")
-            yield
-        finally:
-            os.close(guard)
+        for _ in _waiting():
+            with _locked(self._home / "start.lock") as guard:
+                if guard is not None:
+                    yield
+                    return
+        raise EmbeddedPostgresFailed(self._home, f"another process holds {self._home / 'start.lock'}")
 
     def _release(self) -> None:
         if self._users is not None:
@@ -230,7 +226,7 @@ class EmbeddedPostgres:
         for _ in _waiting():
             if self._ready():
                 return
-            with self._no_server() as lock:
+            with _locked(self._home / "server.lock") as lock:
                 if lock is not None and launched:
                     raise EmbeddedPostgresFailed(self._home, _last_words(self._log))
                 if lock is not None:
@@ -270,7 +266,7 @@ class EmbeddedPostgres:
     def _halt(self) -> None:
         signalled = None
         for _ in _waiting():
-            with self._no_server() as lock:
+            with _locked(self._home / "server.lock") as lock:
                 if lock is not None:
                     self._forget_socket()
                     return
@@ -292,15 +288,6 @@ class EmbeddedPostgres:
             return False
         with socket.socket(socket.AF_UNIX) as client:
             return client.connect_ex(str(self._socket_dir / f".s.PGSQL.{PORT}")) == 0
-
-    @contextlib.contextmanager
-    def _no_server(self) -> Iterator[int | None]:
-        """Yield the handle of server.lock while holding it; None if a process of a server holds it."""
-        handle = _open(self._home / "server.lock")
-        try:
-            yield handle if _lock(handle, fcntl.LOCK_EX) else None
-        finally:
-            os.close(handle)  # a server that inherited the handle keeps the lock
 
     def _known_as(self, directory: pathlib.Path) -> pathlib.Path:
         """Return the server's path of its working directory.
@@ -341,6 +328,19 @@ def _lock(handle: int, kind: int) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def _locked(path: pathlib.Path) -> Iterator[int | None]:
+    """Yield the handle of a file while holding its lock; None if another process holds it.
+
+    A server that inherits the handle keeps the lock.
+    """
+    handle = _open(path)
+    try:
+        yield handle if _lock(handle, fcntl.LOCK_EX) else None
+    finally:
+        os.close(handle)
+
+
 def _pid_file(cluster: pathlib.Path) -> list[str]:
     """Return the lines of postmaster.pid: process id first, state eighth; none if the file does not exist."""
     try:
@@ -352,10 +352,8 @@ def _pid_file(cluster: pathlib.Path) -> list[str]:
 def _postmaster(cluster: pathlib.Path) -> int | None:
     """Return the server's process id; None if the file has none, or that of another program."""
     found = next(iter(_pid_file(cluster)), "")
-    if not found.isdigit():
-        return None
     name = pathlib.Path("/proc", found, "comm")
-    if name.exists() and name.read_text().strip() != "postgres":
+    if not found.isdigit() or (name.exists() and name.read_text().strip() != "postgres"):
         return None
     return int(found)
 

@@ -1,6 +1,6 @@
 """The access log in memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from heapq import nlargest
 
@@ -20,13 +20,14 @@ class MemoryAccessLog:
     async def page(
         self, tenant: Tenant, only: AccessFilter, before: AccessCursor | None, limit: int
     ) -> Sequence[RecordedAccess]:
-        return nlargest(limit, self._found(tenant, only, before), key=_place)
-
-    def _found(self, tenant: Tenant, only: AccessFilter, before: AccessCursor | None) -> Iterator[RecordedAccess]:
-        for kept in self._kept:
-            earlier = before is None or _place(kept) < (before.at, before.number)
-            if kept.access.tenant == tenant and earlier and _fits(kept.access, only):
-                yield kept
+        found = (
+            kept
+            for kept in self._kept
+            if kept.access.tenant == tenant
+            and (before is None or _place(kept) < (before.at, before.number))
+            and _fits(kept.access, only)
+        )
+        return nlargest(limit, found, key=_place)
 
 
 def _place(kept: RecordedAccess) -> tuple[datetime, int]:

@@ -1,7 +1,7 @@
 """Exporting a whole log from memory, and importing one."""
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -65,7 +65,7 @@ class _Writing:
 
     async def add_commands(self, commands: Sequence[StoredCommand]) -> None:
         for stored in commands:
-            if not (_is_text(stored.tenant) and _is_json(stored.command.result)):
+            if not _is_storable([stored.tenant], [stored.command.result]):
                 raise CorruptLog(f"The command {stored.command.id} cannot be stored")
             if await self.written.command(stored.thread_id, stored.command.id):
                 raise CorruptLog(f"The command {stored.command.id} comes twice")
@@ -95,23 +95,18 @@ def _check(record: Record) -> None:
     """Raise `CorruptLog` for what PostgreSQL would refuse."""
     numbers = ((record.version, 32), (record.schema, 16), (record.position, 64))
     fit = all(-(2 ** (bits - 1)) <= number < 2 ** (bits - 1) for number, bits in numbers)
-    fit = fit and _is_text(record.tenant) and _is_text(record.type)
-    if not (fit and _is_json(record.payload) and _is_json(record.metadata)):
+    if not (fit and _is_storable([record.tenant, record.type], [record.payload, record.metadata])):
         raise CorruptLog(f"{record.thread_id}: version {record.version} cannot be stored")
 
 
-def _is_text(text: str) -> bool:
+def _is_storable(texts: Iterable[str], documents: Iterable[str]) -> bool:
+    """Return whether PostgreSQL takes texts, and others as JSON."""
     try:
-        check_text(text, "")
-    except InvalidInput:
-        return False
-    return True
-
-
-def _is_json(text: str) -> bool:
-    try:
-        msgspec.json.decode(text)
-    except (msgspec.MsgspecError, RecursionError, UnicodeEncodeError):
+        for text in texts:
+            check_text(text, "")
+        for document in documents:
+            msgspec.json.decode(document)
+    except (InvalidInput, msgspec.MsgspecError, RecursionError, UnicodeEncodeError):
         return False
     return True
 

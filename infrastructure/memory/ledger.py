@@ -42,24 +42,19 @@ class MemoryLedger:
         return None
 
     async def set_limits(
-        self,
-        scope: Scope,
-        limits: tuple[Limit, ...],
-        at: datetime,
-        actor: str | None,
-        spent: Mapping[str, Amount],
-        expected: tuple[Limit, ...] | None = None,
+        self, given: ScopeLimits, spent: Mapping[str, Amount], expected: tuple[Limit, ...] | None = None
     ) -> bool:
+        scope, limits = given.scope, given.limits
         last = self._current().get(scope)
         before = last.limits if last else ()
         if before == limits:
             return True
         if expected is not None and expected != before:
             return False
-        self._history.append(ScopeLimits(scope, limits, at, actor))
+        self._history.append(given)
         new = {limit.window for limit in limits} - {limit.window for limit in before}
         for window in [window for window in WINDOWS if window in new]:
-            key = scope, window, start_of(window, at)
+            key = scope, window, start_of(window, given.set_at)
             there = self._counters.setdefault(key, _Counter())
             if window in spent:
                 seed, counted = spent[window], there.spent

@@ -1,12 +1,13 @@
 """Read models in memory. No method awaits between its first and its last step, so each is atomic on its event loop."""
 
+import itertools
 import operator
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
-from typing import Any, TypeAlias
+from typing import Any, Literal
 
 from msgspec.structs import replace
 
@@ -20,14 +21,11 @@ from domain.read_models.tables import Key, Row, Rows, Table
 BITS = {"smallint": 16, "integer": 32, "bigint": 64}
 """The sizes of columns of integers."""
 
-Heads: TypeAlias = Callable[[Slice], int]
-"""Returns the last position of a slice."""
-
 
 class MemoryReadModels:
     """`ReadModels` in the memory of one process."""
 
-    def __init__(self, heads: Heads, clock: Clock) -> None:
+    def __init__(self, heads: Callable[[Slice], int], clock: Clock) -> None:
         """Begin without projections. `heads` returns the last position of a slice of the log."""
         self._heads = heads
         self._clock = clock
@@ -38,7 +36,7 @@ class MemoryReadModels:
         self._paused: dict[GroupId, datetime] = {}
         self._parked: dict[tuple[InstanceId, ThreadId], Parked] = {}
         self._rows: defaultdict[tuple[InstanceId, str], dict[Key, Row]] = defaultdict(dict)
-        self._last = 0
+        self._ids = itertools.count(1)
 
     async def register(self, shapes: Sequence[Shape]) -> None:
         known = {(shape.name, shape.version) for shape in shapes}
@@ -53,9 +51,7 @@ class MemoryReadModels:
             if instance.status == "building" and instance.projection in {shape.name for shape in missing}:
                 self._forget(instance)
         if missing:
-            group = self._new_group()
-            for shape in missing:
-                self._add(shape, group, serving=first)
+            self._begin(missing, "serving" if first else "building")
 
     async def instances(self) -> Sequence[Instance]:
         return list(self._instances.values())
@@ -85,9 +81,8 @@ class MemoryReadModels:
             return False
         here = {i.id for i in self._instances.values() if i.group == batch.group}
         parked = {key for key in self._parked if key[0] in here and slice_of(key[1]) in slices}
-        if here != batch.rows.keys() or parked != batch.parked:
-            return False
-        if any(positions[move.slice] != move.after for move in batch.moves):
+        moved = any(positions[move.slice] != move.after for move in batch.moves)
+        if here != batch.rows.keys() or parked != batch.parked or moved:
             return False
         for rows in batch.rows.values():
             _check(rows)
@@ -125,11 +120,7 @@ class MemoryReadModels:
         for shape in shapes:
             if shape.name in building:
                 raise NotRebuildable(f"{shape.name} is already being built. Wait for it, or drop it.")
-        group = self._new_group()
-        self._lines[group] = replace(self._lines[group], throttle=throttle)
-        for shape in shapes:
-            self._add(shape, group, serving=False)
-        return group
+        return self._begin(shapes, "building", throttle)
 
     async def prepare(self, group: GroupId) -> None:
         """Do nothing: every query scans all rows."""
@@ -173,7 +164,7 @@ class MemoryReadModels:
 
     async def select(self, query: Select) -> Sequence[Row]:
         table, order = query.table, [query.table.names.index(name) for name in query.order]
-        rows = self._where(table, query.where)
+        rows = self.searched(table, query.where)
         rows.sort(key=lambda row: [row[place] for place in order], reverse=query.descending)
         if query.after is not None:
             mark, follows = list(query.after), operator.lt if query.descending else operator.gt
@@ -189,7 +180,7 @@ class MemoryReadModels:
         groups = [names.index(name) for name in query.group_by]
         sums, at = [names.index(name) for name in query.sums], names.index(query.at) if query.bucket else 0
         totals: dict[Key, list[int]] = {}
-        for row in self._where(query.table, query.where):
+        for row in self.searched(query.table, query.where):
             bucket = (_bucket(query.bucket, row[at]),) if query.bucket else ()
             total = totals.setdefault((*bucket, *(row[place] for place in groups)), [0] * len(sums))
             for index, place in enumerate(sums):
@@ -202,35 +193,18 @@ class MemoryReadModels:
 
     async def histogram(self, query: Histogram) -> Sequence[Row]:
         """Sum by group and value, then collect each group's values."""
-        by_value = Aggregate(
-            query.table,
-            (query.count,),
-            query.where,
-            (*query.group_by, query.column),
-            query.bucket,
-            query.at,
-            sys.maxsize,
-        )
+        groups = (*query.group_by, query.column)
+        by_value = Aggregate(query.table, (query.count,), query.where, groups, query.bucket, query.at, sys.maxsize)
         gathered: dict[Key, dict[int, int]] = {}
         for *group, value, count in await self.aggregate(by_value):
             gathered.setdefault(tuple(group), {})[value] = count
         return [(*group, counts) for group, counts in gathered.items()][: query.limit]
 
-    def searched(self, table: Table, where: Iterable[Condition]) -> Sequence[Row]:
+    def searched(self, table: Table, where: Iterable[Condition]) -> list[Row]:
         """Return rows of the serving instance, including the `words` columns, which `select` leaves out."""
-        return self._where(table, where)
-
-    def _where(self, table: Table, where: Iterable[Condition]) -> list[Row]:
-        serving = next(
-            (
-                instance.id
-                for instance in self._instances.values()
-                if instance.status == "serving"
-                and table.name in {t.name for t in self._shapes[instance.projection, instance.version].tables}
-            ),
-            None,
-        )
-        rows = list(self._rows.get((serving, table.name), {}).values()) if serving is not None else []
+        serving = (i for i in self._instances.values() if i.status == "serving")
+        ids = [i.id for i in serving if table.name in {t.name for t in self._shapes[i.projection, i.version].tables}]
+        rows = [row for id_ in ids for row in self._rows.get((id_, table.name), {}).values()]
         for condition in where:
             rows = list(filter(self._meeting(table, condition), rows))
         return rows
@@ -243,7 +217,7 @@ class MemoryReadModels:
                 return lambda row: bool(row[begin] <= at and (row[end] is None or row[end] > at))
             case Among(columns, other, where):
                 of_other, own = (itemgetter(*map(names.index, columns)) for names in (other.names, table.names))
-                found = set(map(of_other, self._where(other, where)))
+                found = set(map(of_other, self.searched(other, where)))
                 return lambda row: own(row) in found
             case Where(column, comparison, wanted):
                 place = table.names.index(column)
@@ -256,12 +230,16 @@ class MemoryReadModels:
                 key = table.key_of(row)
                 there[key] = table.merge(there[key], row) if key in there else row
 
-    def _add(self, shape: Shape, group: GroupId, *, serving: bool) -> None:
-        self._last += 1
-        id_ = InstanceId(self._last)
-        status = "serving" if serving else "building"
-        self._shapes[shape.name, shape.version] = shape
-        self._instances[id_] = Instance(id_, shape.name, shape.version, group, status, self._clock.now())  # type: ignore[arg-type]
+    def _begin(
+        self, shapes: Sequence[Shape], status: Literal["serving", "building"], throttle: int | None = None
+    ) -> GroupId:
+        """Add a group with an instance of each shape."""
+        group, now = self._new_group(throttle=throttle), self._clock.now()
+        for shape in shapes:
+            id_ = InstanceId(next(self._ids))
+            self._shapes[shape.name, shape.version] = shape
+            self._instances[id_] = Instance(id_, shape.name, shape.version, group, status, now)
+        return group
 
     def _serve(self, instance: Instance) -> Instance:
         for other in list(self._instances.values()):
@@ -277,11 +255,10 @@ class MemoryReadModels:
         if not any(other.group == instance.group for other in self._instances.values()):
             del self._lines[instance.group], self._positions[instance.group]
 
-    def _new_group(self, positions: Sequence[int] = (0,) * SLICES) -> GroupId:
-        self._last += 1
-        id_ = GroupId(self._last)
+    def _new_group(self, positions: Sequence[int] = (0,) * SLICES, throttle: int | None = None) -> GroupId:
+        id_ = GroupId(next(self._ids))
         self._positions[id_] = list(positions)
-        self._lines[id_] = ProjectionGroup(id_, 0, 0, self._clock.now())
+        self._lines[id_] = ProjectionGroup(id_, 0, 0, self._clock.now(), throttle)
         return id_
 
     def _lag(self, group: GroupId, slice_: int) -> int:

@@ -1,44 +1,22 @@
 """Wake-ups within a process: for a log in memory, and for tests with several endpoints."""
 
-import logging
-from collections.abc import Callable
-
 from domain.ports.wakeups import Wakeup
-
-_log = logging.getLogger(__name__)
-
-
-class Hub:
-    """Connects endpoints."""
-
-    def __init__(self) -> None:
-        self.endpoints: list[MemoryWakeups] = []
+from infrastructure.wakeups import Listeners
 
 
-class MemoryWakeups:
-    """A `Wakeups` that reaches the other endpoints of its hub at once."""
+class MemoryWakeups(Listeners):
+    """A `Wakeups` that reaches the other endpoints of its list at once."""
 
-    def __init__(self, hub: Hub | None = None) -> None:
-        """Join a hub. Without one, no other endpoint hears this one."""
-        self._hub = hub or Hub()
-        self._hub.endpoints.append(self)
-        self._listeners: list[Callable[[Wakeup], None]] = []
+    def __init__(self, endpoints: "list[MemoryWakeups] | None" = None) -> None:
+        """Join other endpoints. Without them, this one is alone."""
+        super().__init__()
+        self._endpoints = [] if endpoints is None else endpoints
+        self._endpoints.append(self)
 
     def send(self, wakeup: Wakeup) -> None:
-        for endpoint in self._hub.endpoints:
+        for endpoint in self._endpoints:
             if endpoint is not self:
                 endpoint.hear(wakeup)
 
-    def hear(self, wakeup: Wakeup) -> None:
-        for listener in list(self._listeners):
-            try:
-                listener(wakeup)
-            except Exception:  # noqa: BLE001  (the other listeners must still get it)
-                _log.exception("A listener failed at %r", wakeup)
-
-    def listen(self, listener: Callable[[Wakeup], None]) -> Callable[[], None]:
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
-
     async def close(self) -> None:
-        self._hub.endpoints.remove(self)
+        self._endpoints.remove(self)

@@ -7,10 +7,10 @@ import pathlib
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 from pydantic import SecretStr
 
 from domain.errors import InvalidInput
@@ -28,7 +28,6 @@ SUMMARY_NODE = "compact_history"
 """The node of the built-in agent that writes summaries."""
 
 T = TypeVar("T")
-Seconds = Annotated[float, Meta(gt=0, le=3600)]
 
 
 class Provider(Struct, frozen=True):
@@ -57,15 +56,11 @@ class Catalogue(Struct, frozen=True):
     open_ended: bool
 
 
-class _ProviderTable(Struct, frozen=True, forbid_unknown_fields=True):
+class _ProviderTable(TimeLimits, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A provider in the file."""
 
     endpoint: str
     api_key_env: str | None = None
-    connect: Seconds = TimeLimits().connect
-    first_byte: Seconds = TimeLimits().first_byte
-    silence: Seconds = TimeLimits().silence
-    total: Seconds = TimeLimits().total
     omit: tuple[str, ...] = ()
     prompt_cache: PromptCache = "automatic"
 
@@ -86,7 +81,10 @@ def load_catalogue(settings: Settings, read: Callable[[str], str | None] = varia
         BadSetting: naming the file and the field.
     """
     if settings.models is None:
-        return _from_endpoint(settings) if settings.llm_endpoint else _offline()
+        if settings.llm_endpoint:
+            return _from_endpoint(settings)
+        policy = Policy({offline.NAME: ModelSpec(OFFLINE, offline.NAME)}, (offline.NAME,))
+        return Catalogue({OFFLINE: Provider(OFFLINE)}, policy, "LLM_ENDPOINT", open_ended=True)
     place = f"MODELS={settings.models}"
     try:
         return _from_file(settings.models, place, read)
@@ -111,11 +109,6 @@ def with_asked_for(catalogue: Catalogue, asked: Mapping[str, str | None]) -> Cat
             raise BadSetting(f"{catalogue.place}: agent {agent!r} names unknown model {model!r}; known models: {known}")
         models[model] = ModelSpec(next(iter(catalogue.providers)), model)
     return msgspec.structs.replace(catalogue, policy=Policy(models, catalogue.policy.chain, catalogue.policy.rules))
-
-
-def _offline() -> Catalogue:
-    policy = Policy({offline.NAME: ModelSpec(OFFLINE, offline.NAME)}, (offline.NAME,))
-    return Catalogue({OFFLINE: Provider(OFFLINE)}, policy, "LLM_ENDPOINT", open_ended=True)
 
 
 def _from_endpoint(settings: Settings) -> Catalogue:
@@ -147,26 +140,22 @@ def host_of(provider: Provider) -> str:
 def _from_file(path: pathlib.Path, place: str, read: Callable[[str], str | None]) -> Catalogue:
     with path.open("rb") as file:
         found = _convert(tomllib.load(file), _File, "")
-    providers = {
-        name: _provider(name, _convert(raw, _ProviderTable, f"providers.{name}"), place, read)
-        for name, raw in _named_tables(found.providers, "providers")
-    }
-    models = {name: _convert(raw, ModelSpec, f"models.{name}") for name, raw in _named_tables(found.models, "models")}
+    tables = _tables(found.providers, _ProviderTable, "providers")
+    providers = {name: _provider(name, table, place, read) for name, table in tables.items()}
+    models = _tables(found.models, ModelSpec, "models")
     for name, spec in models.items():
         if spec.provider not in providers:
-            known = ", ".join(providers) or "none"
-            raise InvalidInput(
-                f"models.{name}.provider", f"unknown provider {spec.provider!r}; known providers: {known}"
-            )
+            why = f"unknown provider {spec.provider!r}; known providers: {', '.join(providers) or 'none'}"
+            raise InvalidInput(f"models.{name}.provider", why)
     rules = tuple(_convert(raw, Rule, f"rules.{index}") for index, raw in enumerate(found.rules))
     return Catalogue(providers, Policy(models, found.chain, rules), place, open_ended=False)
 
 
-def _named_tables(tables: dict[str, dict[str, Any]], field: str) -> list[tuple[str, dict[str, Any]]]:
+def _tables(tables: dict[str, dict[str, Any]], kind: type[T], field: str) -> dict[str, T]:
     for name in tables:
         if not re.fullmatch(r"[\w.:/@+-]{1,64}", name):
             raise InvalidInput(field, f"invalid name {name!r}: expected up to 64 letters, digits and . : / @ + - _")
-    return list(tables.items())
+    return {name: _convert(raw, kind, f"{field}.{name}") for name, raw in tables.items()}
 
 
 def _provider(name: str, table: _ProviderTable, place: str, read: Callable[[str], str | None]) -> Provider:
@@ -177,17 +166,11 @@ def _provider(name: str, table: _ProviderTable, place: str, read: Callable[[str]
     for field in table.omit:
         if field not in FIELDS:
             raise InvalidInput(f"providers.{name}.omit", f"expected some of {', '.join(FIELDS)}, not {field!r}")
-    return Provider(
-        table.endpoint,
-        None if key is None else SecretStr(key),
-        TimeLimits(table.connect, table.first_byte, table.silence, table.total),
-        table.omit,
-        table.prompt_cache,
-        {
-            **{field: f"{place}: providers.{name}.{field}" for field in PLACES},
-            "api_key": f"{place}: {key_field}: {table.api_key_env}",
-        },
-    )
+    secret = None if key is None else SecretStr(key)
+    limits = msgspec.convert(table, TimeLimits, from_attributes=True)
+    places = {field: f"{place}: providers.{name}.{field}" for field in PLACES}
+    places["api_key"] = f"{place}: {key_field}: {table.api_key_env}"
+    return Provider(table.endpoint, secret, limits, table.omit, table.prompt_cache, places)
 
 
 def _convert(raw: Any, kind: type[T], field: str) -> T:

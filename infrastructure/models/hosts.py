@@ -3,12 +3,8 @@
 import ipaddress
 import re
 
-PRIVATE_NETWORKS = tuple(
-    map(
-        ipaddress.ip_network,
-        ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7", "fe80::/10"),
-    )
-)
+_RANGES = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7", "fe80::/10")
+PRIVATE_NETWORKS = tuple(map(ipaddress.ip_network, _RANGES))
 
 # A name that begins with a digit may be an address: 134744072 and 0x8.0x8.2056 are both 8.8.8.8.
 _NAME = re.compile(r"[a-z][a-z0-9-]*(?:\.[a-z0-9-]+)*")

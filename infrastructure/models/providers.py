@@ -23,13 +23,11 @@ def open_models(catalogue: Catalogue, tokens: TokenCounter, *, air_gapped: bool)
                 check_inside(provider.places["endpoint"], host_of(provider))
     policy = catalogue.policy
     usual = {spec.provider: spec.model for spec in (policy.models[name] for name in reversed(policy.chain))}
-    return ModelRegistry(
-        policy,
-        {
-            name: _client(provider, usual.get(name, ""), tokens, past_proxies=air_gapped)
-            for name, provider in catalogue.providers.items()
-        },
-    )
+    clients = {
+        name: _client(provider, usual.get(name, ""), tokens, past_proxies=air_gapped)
+        for name, provider in catalogue.providers.items()
+    }
+    return ModelRegistry(policy, clients)
 
 
 def check_inside(place: str, host: str) -> None:

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 import asyncpg
+from msgspec.structs import astuple
 
 from domain.ids import Tenant
 from domain.ports.access_log import Access, AccessCursor, AccessFilter, RecordedAccess
 from infrastructure.postgres.batching import Groups
-from infrastructure.postgres.retry import fetch
+from infrastructure.postgres.retry import Store
 
 MAX_GROUP_ACCESSES = 128
 """Accesses of a statement."""
@@ -54,12 +55,12 @@ PAGE_OF_THREAD = PAGE.replace(
 their order until it finds enough of this thread."""
 
 
-class PostgresAccessLog:
+class PostgresAccessLog(Store):
     """An `AccessLog` on a migrated database."""
 
     def __init__(self, pool: asyncpg.Pool, *, limit: int = MAX_WAITING_ACCESSES) -> None:
         """At most `limit` accesses wait to be written; more are refused."""
-        self._pool = pool
+        super().__init__(pool)
         self._groups = Groups(self._write, "accesses", most=MAX_GROUP_ACCESSES, limit=limit)
 
     async def record(self, access: Access) -> None:
@@ -72,28 +73,21 @@ class PostgresAccessLog:
         place = (before.at, before.number) if before else (None, None)
         given = (tenant, only.since, only.until, *place, only.what, only.actor, limit)
         if only.thread_id is not None:
-            rows = await fetch(self._pool, PAGE_OF_THREAD, *given, only.thread_id)
+            rows = await self._fetch(PAGE_OF_THREAD, *given, only.thread_id)
         elif only.actor is not None:
-            rows = await fetch(self._pool, PAGE_OF_ACTOR, *given)
+            rows = await self._fetch(PAGE_OF_ACTOR, *given)
         else:
-            rows = await fetch(self._pool, PAGE if only.what is None else PAGE_OF_KIND, *given)
+            rows = await self._fetch(PAGE if only.what is None else PAGE_OF_KIND, *given)
         return [_recorded(row) for row in rows]
 
     async def close(self) -> None:
         await self._groups.close()
 
     async def _write(self, group: Sequence[Access]) -> Sequence[None]:
-        await fetch(self._pool, RECORD, *_columns(group))
+        *before, threads, actor, client, correlation = map(list, zip(*map(astuple, group), strict=True))
+        ids = [f"{{{','.join(map(str, of_access))}}}" for of_access in threads]
+        await self._fetch(RECORD, *before, ids, actor, client, correlation)
         return [None] * len(group)
-
-
-def _columns(accesses: Sequence[Access]) -> Sequence[Sequence[object]]:
-    """Turn rows into the columns that RECORD takes."""
-    rows = [
-        (a.at, a.tenant, a.what, a.request, f"{{{','.join(map(str, a.threads))}}}", a.actor, a.client, a.correlation)
-        for a in accesses
-    ]
-    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def _recorded(row: asyncpg.Record) -> RecordedAccess:

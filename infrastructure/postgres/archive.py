@@ -5,24 +5,18 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import asyncpg
+from msgspec.structs import astuple
 
 from domain.errors import CorruptLog, LogNotEmpty
 from domain.ids import Position, Slice, ThreadId, slice_of
 from domain.log.hash_chain import Record
 from domain.ports.archive import LogView, LogWriting, StoredCommand, ThreadEnds
 from domain.ports.log import CommandRecord, ThreadRow
-from infrastructure.postgres.archive_statements import (
-    COMMANDS,
-    EMPTY_SLICES,
-    SET_HEADS,
-    STRAY_COMMAND,
-    THREAD_ENDS,
-    WRITTEN_BEFORE,
-)
-from infrastructure.postgres.log.event_store import PostgresEventStore
+from infrastructure.postgres import archive_statements
+from infrastructure.postgres.failures import UNFIT_ROW
+from infrastructure.postgres.log.event_store import PostgresEventStore, thread_of
 from infrastructure.postgres.log.metadata_columns import split_metadata
-from infrastructure.postgres.log.rows import thread_of
-from infrastructure.postgres.retry import reaching
+from infrastructure.postgres.retry import Store, reaching
 from infrastructure.postgres.statements import SLICE_HEADS
 
 T = TypeVar("T")
@@ -32,26 +26,14 @@ EVENT_COLUMNS = (
     *("payload", "metadata", "causation", "recorded_at", "hash"),
 )
 COMMAND_COLUMNS = ("slice", "tenant", "thread_id", "command_id", "request_hash", "result", "at")
-THREAD_COLUMNS = (
-    *("slice", "thread_id", "tenant", "version", "base", "hash", "opened_at", "at", "in_turn", "waiting"),
-)
+THREAD_COLUMNS = ("slice", "thread_id", "tenant", "version", "base", "hash", "opened_at", "at", "in_turn", "waiting")
+
+UNFIT = (*UNFIT_ROW, OverflowError, ValueError)
+"""Errors of copying rows that are not valid in a log. asyncpg raises the last two before it sends the value."""
 
 
-UNFIT = (
-    asyncpg.IntegrityConstraintViolationError,
-    asyncpg.DataError,
-    asyncpg.ProgramLimitExceededError,  # JSON that is nested too deeply
-    OverflowError,  # asyncpg raises these two before it sends the value
-    ValueError,
-)
-"""Errors of copying rows that are not valid in a log."""
-
-
-class PostgresArchive:
+class PostgresArchive(Store):
     """A `LogExport` and a `LogImport` on a migrated database."""
-
-    def __init__(self, pool: asyncpg.Pool) -> None:
-        self._pool = pool
 
     @asynccontextmanager
     async def view(self) -> AsyncIterator[LogView]:
@@ -77,7 +59,7 @@ class _View:
 
     async def commands(self, after: StoredCommand | None, limit: int) -> Sequence[StoredCommand]:
         last = (slice_of(after.thread_id), after.command.id) if after else (None, None)
-        rows = await _reached(self._connection.fetch(COMMANDS, *last, limit))
+        rows = await _reached(self._connection.fetch(archive_statements.COMMANDS, *last, limit))
         return [_stored(row) for row in rows]
 
 
@@ -99,17 +81,11 @@ class _Writing:
         await self._copy("events", EVENT_COLUMNS, rows)
 
     async def add_commands(self, commands: Sequence[StoredCommand]) -> None:
-        rows = [
-            (
-                *(slice_of(c.thread_id), c.tenant, c.thread_id),
-                *(c.command.id, c.command.request_hash, c.command.result, c.at),
-            )
-            for c in commands
-        ]
+        rows = [(slice_of(c.thread_id), c.tenant, c.thread_id, *astuple(c.command), c.at) for c in commands]
         await self._copy("commands", COMMAND_COLUMNS, rows)
 
     async def thread_ends(self, slice_: Slice, after: ThreadId | None, limit: int) -> Sequence[ThreadEnds]:
-        rows = await _reached(self._connection.fetch(THREAD_ENDS, slice_, after, limit))
+        rows = await _reached(self._connection.fetch(archive_statements.THREAD_ENDS, slice_, after, limit))
         return [ThreadEnds(thread_of(row), row["last_type"]) for row in rows]
 
     async def add_threads(self, rows: Sequence[ThreadRow]) -> None:
@@ -123,11 +99,11 @@ class _Writing:
         await self._copy("threads", THREAD_COLUMNS, copied)
 
     async def stray_command(self) -> StoredCommand | None:
-        row = await _reached(self._connection.fetchrow(STRAY_COMMAND))
+        row = await _reached(self._connection.fetchrow(archive_statements.STRAY_COMMAND))
         return _stored(row) if row else None
 
     async def set_heads(self, heads: Sequence[Position]) -> None:
-        await _reached(self._connection.execute(SET_HEADS, list(range(len(heads))), list(heads)))
+        await _reached(self._connection.execute(archive_statements.SET_HEADS, list(range(len(heads))), list(heads)))
 
     async def _copy(self, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
         try:
@@ -176,11 +152,12 @@ async def _transaction(pool: asyncpg.Pool, **how: Any) -> AsyncIterator[asyncpg.
 
 async def _refuse_unless_empty(connection: asyncpg.Connection) -> None:
     """Lock every slice against appends. Raises `LogNotEmpty`."""
-    heads = await connection.fetch(EMPTY_SLICES)
-    if any(row["head"] for row in heads) or await connection.fetchval(WRITTEN_BEFORE):
+    heads = await connection.fetch(archive_statements.EMPTY_SLICES)
+    if any(row["head"] for row in heads) or await connection.fetchval(archive_statements.WRITTEN_BEFORE):
         raise LogNotEmpty
 
 
 async def _reached(asking: Awaitable[T]) -> T:
-    async with reaching(expecting=UNFIT):
-        return await asking
+    async with reaching(None, expecting=UNFIT):
+        answer = await asking
+    return answer  # noqa: RET504  (to mypy, the context might suppress an error)

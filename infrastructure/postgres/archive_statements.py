@@ -20,17 +20,10 @@ SELECT tenant, thread_id, command_id, request_hash, result, at
 """
 """A command that has no thread of its tenant."""
 
-EMPTY_SLICES = """
-SELECT head
-  FROM slices
- ORDER BY slice
-   FOR UPDATE
-"""
+EMPTY_SLICES = "SELECT head FROM slices ORDER BY slice FOR UPDATE"
 """Lock every slice against appends, in the order in which appends lock them."""
 
-WRITTEN_BEFORE = """
-SELECT EXISTS (SELECT FROM events) OR EXISTS (SELECT FROM threads) OR EXISTS (SELECT FROM commands)
-"""
+WRITTEN_BEFORE = "SELECT EXISTS (SELECT FROM events) OR EXISTS (SELECT FROM threads) OR EXISTS (SELECT FROM commands)"
 """Whether the log has any rows."""
 
 SET_HEADS = """

@@ -54,6 +54,15 @@ WORDS = {
 }
 """Explanations of SQLSTATEs, by prefix; the longest prefix counts."""
 
+UNFIT_ROW = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
+"""Errors of a row that a table does not take. The last one is raised for JSON that is nested too deeply."""
+
+OTHER_SCHEMA_ERRORS = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
+"""Errors of a statement that reads a view while it is built for the first time, or is of another version."""
+
+DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What asyncpg raises, apart from errors of the connection and of values that it refuses."""
+
 LOG_INTERVAL_S = 5.0
 """Seconds between two log lines about the same failure: while a database is down, every statement fails."""
 
@@ -84,11 +93,7 @@ def is_about_the_request(error: Exception) -> bool:
 
 def is_of_the_store(error: Exception) -> bool:
     """Return whether an error comes from the database or its connection, and is not about the request."""
-    kinds = (
-        *(asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError),
-        *(ConnectionError, TimeoutError),
-    )
-    return isinstance(error, kinds) and not is_about_the_request(error)
+    return isinstance(error, (*DRIVER_ERRORS, ConnectionError, TimeoutError)) and not is_about_the_request(error)
 
 
 def is_passing(error: Exception) -> bool:
@@ -125,7 +130,7 @@ def is_worth_dividing(error: Exception) -> bool:
 def unavailable(error: Exception) -> StoreUnavailable:
     """Convert an error that is not about the request for callers. The server's message goes to the log."""
     state = sqlstate_of(error)
-    known = isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError | OSError)
+    known = isinstance(error, (*DRIVER_ERRORS, OSError))
     defect = not known or (state is not None and state.startswith(DEFECT) and not state.startswith(STALE))
     now, kind = time.monotonic(), state or type(error).__name__
     if now - _logged.get(kind, -LOG_INTERVAL_S) >= LOG_INTERVAL_S:

@@ -6,7 +6,7 @@ import asyncpg
 
 from domain.ids import SHARDS, SLICES, Shard, WorkerId
 from domain.ports.leases import Lease, WorkerRow, WorkerShare
-from infrastructure.postgres.retry import fetch
+from infrastructure.postgres.retry import Store
 
 RENEW = """
 WITH here AS (
@@ -86,52 +86,45 @@ UPDATE workers SET expires_at = now() WHERE expires_at > now()
 """
 
 WORKERS = """
-SELECT worker.id, worker.name, worker.started_at, worker.seen_at, worker.standby, worker.agents,
+SELECT worker.id, worker.name, worker.started_at, worker.seen_at, worker.standby,
        array(SELECT shard
                FROM leases
               WHERE purpose = 'turns' AND owner = worker.id AND expires_at > now()
-              ORDER BY shard) AS shards
+              ORDER BY shard) AS shards,
+       worker.agents
   FROM workers AS worker
  WHERE worker.expires_at > now()
  ORDER BY worker.started_at, worker.id
 """
 
 
-class PostgresLeaseStore:
+class PostgresLeaseStore(Store):
     """A `LeaseStore` on a migrated database."""
-
-    def __init__(self, pool: asyncpg.Pool) -> None:
-        self._pool = pool
 
     async def renew(
         self, worker: WorkerId, name: str, ttl: float, *, standby: bool = False, agents: Collection[str] = ()
     ) -> WorkerShare:
-        rows = await fetch(self._pool, RENEW, worker, name, standby, ttl, sorted(agents))
+        rows = await self._fetch(RENEW, worker, name, standby, ttl, sorted(agents))
         leases = tuple(_lease(row) for row in rows if row["shard"] is not None)
         return WorkerShare(leases, rows[0]["workers"])
 
     async def claim(self, worker: WorkerId, ttl: float, limit: int) -> Sequence[Lease]:
-        return [_lease(row) for row in await fetch(self._pool, CLAIM, worker, ttl, limit, SLICES // SHARDS)]
+        return [_lease(row) for row in await self._fetch(CLAIM, worker, ttl, limit, SLICES // SHARDS)]
 
     async def release(self, worker: WorkerId, shards: Collection[Shard]) -> None:
-        await fetch(self._pool, RELEASE, worker, list(shards))
+        await self._fetch(RELEASE, worker, list(shards))
 
     async def leave(self, worker: WorkerId) -> None:
-        await fetch(self._pool, LEAVE, worker)
+        await self._fetch(LEAVE, worker)
 
     async def expire_all(self) -> None:
         """Expire every lease now: for a process that knows that every other worker is dead."""
-        await fetch(self._pool, EXPIRE_ALL)
+        await self._fetch(EXPIRE_ALL)
 
     async def workers(self) -> Sequence[WorkerRow]:
-        rows = await fetch(self._pool, WORKERS)
         return [
-            WorkerRow(
-                *(row["id"], row["name"], row["started_at"], row["seen_at"], row["standby"]),
-                shards=tuple(row["shards"]),
-                agents=tuple(row["agents"]),
-            )
-            for row in rows
+            WorkerRow(id_, name, started_at, seen_at, standby, tuple(shards), tuple(agents))
+            for id_, name, started_at, seen_at, standby, shards, agents in await self._fetch(WORKERS)
         ]
 
 

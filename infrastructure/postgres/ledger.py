@@ -11,14 +11,14 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from domain.ids import Shard, Tenant, ThreadId, shard_of, slice_of
+from domain.ids import Shard, Tenant, shard_of, slice_of
 from domain.ports.ledger import Amount, Granted, LimitUsage, Refused, Reservation, Scope, ScopeLimits
 from domain.ports.log import Fence
 from domain.thread.codec import to_json
 from domain.thread.events import Limit
 from domain.windows import WINDOWS, start_of
 from infrastructure.postgres.batching import Groups
-from infrastructure.postgres.retry import fetch
+from infrastructure.postgres.retry import Store
 
 MAX_GROUP_CALLS = 32
 """As many versions of a counter's row as fit on a page: its updates stay heap-only, and touch no index."""
@@ -61,7 +61,7 @@ SELECT last.agent, last.model, allowed.value AS allowed, begun.start, counted.to
 """  # noqa: S608  (a statement within a statement)
 
 OPEN_RESERVATIONS = """
-SELECT id, tenant, thread_id, shard, epoch, agent, model, tokens, cost, at FROM reservations WHERE shard = ANY ($1)
+SELECT id, tenant, thread_id, agent, model, tokens, cost, at, shard, epoch FROM reservations WHERE shard = ANY ($1)
 """
 
 _read_limits = msgspec.json.Decoder(tuple[Limit, ...]).decode
@@ -69,50 +69,39 @@ _read_limit = msgspec.json.Decoder(Limit).decode
 _read_usage = msgspec.json.Decoder(LimitUsage).decode
 
 
-class PostgresLedger:
+class PostgresLedger(Store):
     """A `Ledger` on a migrated database."""
 
     def __init__(self, pool: asyncpg.Pool, *, limit: int = MAX_WAITING_CALLS) -> None:
         """Use connections of a pool, which the caller closes. More than `limit` waiting calls raise `Overloaded`."""
-        self._pool = pool
+        super().__init__(pool)
         self._reserving = Groups(self._reserve, "reservations", most=MAX_GROUP_CALLS, limit=limit)
         self._settling = Groups(self._settle, "settlements", most=MAX_GROUP_CALLS, limit=limit)
 
     async def now(self) -> datetime | None:
-        found: datetime = (await fetch(self._pool, NOW))[0]["now"]
+        found: datetime = (await self._fetch(NOW))[0]["now"]
         return found
 
     async def set_limits(
-        self,
-        scope: Scope,
-        limits: tuple[Limit, ...],
-        at: datetime,
-        actor: str | None,
-        spent: Mapping[str, Amount],
-        expected: tuple[Limit, ...] | None = None,
+        self, given: ScopeLimits, spent: Mapping[str, Amount], expected: tuple[Limit, ...] | None = None
     ) -> bool:
-        seeds = [
-            {
-                "window": window,
-                "start": start_of(window, at),
-                **(msgspec.structs.asdict(spent[window]) if window in spent else {}),
-            }
-            for window in WINDOWS
-        ]
+        counted = {window: msgspec.structs.asdict(amount) for window, amount in spent.items()}
+        seeds = [{"window": name, "start": start_of(name, given.set_at), **counted.get(name, {})} for name in WINDOWS]
+        scope, limits = given.scope, _limits_json(given.limits)
         whose, before = (scope.tenant, scope.agent, scope.model), None if expected is None else _limits_json(expected)
-        rows = await fetch(self._pool, SET, *whose, _limits_json(limits), at, actor, to_json(seeds), before)
+        rows = await self._fetch(SET, *whose, limits, given.set_at, given.actor, to_json(seeds), before)
         return bool(rows[0]["done"])
 
     async def limits(self, tenant: Tenant) -> Sequence[ScopeLimits]:
-        found = [_scope_limits(row) for row in await fetch(self._pool, LIMITS, tenant)]
+        found = [_scope_limits(row) for row in await self._fetch(LIMITS, tenant)]
         return sorted(found, key=lambda given: given.scope)
 
     async def history(self, tenant: Tenant, limit: int) -> Sequence[ScopeLimits]:
-        return [_scope_limits(row) for row in await fetch(self._pool, HISTORY, tenant, limit)]
+        return [_scope_limits(row) for row in await self._fetch(HISTORY, tenant, limit)]
 
     async def limit_usage(self, tenant: Tenant, at: datetime) -> Sequence[LimitUsage]:
         starts = [start_of(window, at) for window in WINDOWS]
-        return [_limit_usage(tenant, row) for row in await fetch(self._pool, LIMIT_USAGE, tenant, WINDOWS, starts)]
+        return [_limit_usage(tenant, row) for row in await self._fetch(LIMIT_USAGE, tenant, WINDOWS, starts)]
 
     async def reserve(self, reservation: Reservation) -> Granted | Refused:
         row = await self._reserving.put(_reservation_json(reservation))
@@ -128,7 +117,7 @@ class PostgresLedger:
         await self._settling.put(to_json({"id": reservation, "quietly": True}))
 
     async def open_reservations(self, shards: Sequence[Shard]) -> Sequence[Reservation]:
-        return [_reservation(row) for row in await fetch(self._pool, OPEN_RESERVATIONS, list(shards))]
+        return [_reservation(row) for row in await self._fetch(OPEN_RESERVATIONS, list(shards))]
 
     async def close(self) -> None:
         """Wait until everything is written or refused."""
@@ -136,11 +125,11 @@ class PostgresLedger:
         await self._settling.close()
 
     async def _reserve(self, group: Sequence[str]) -> Sequence[asyncpg.Record]:
-        return await fetch(self._pool, RESERVE, _json_array(group))
+        return await self._fetch(RESERVE, _json_array(group))
 
     async def _settle(self, group: Sequence[str]) -> Sequence[Sequence[str]]:
         warning: list[list[str]] = [[] for _ in group]
-        for row in await fetch(self._pool, SETTLE, _json_array(group)):
+        for row in await self._fetch(SETTLE, _json_array(group)):
             warning[row["number"] - 1].append(row["warning"])
         return warning
 
@@ -156,43 +145,26 @@ def _json_array(group: Sequence[str]) -> str:
 
 def _reservation_json(reservation: Reservation) -> str:
     """Write a reservation for RESERVE, with the start of each window that the call counts in."""
-    written = {
-        "id": reservation.id,
-        "tenant": reservation.tenant,
-        "thread_id": reservation.thread_id,
-        "shard": shard_of(slice_of(reservation.thread_id)),
-        "epoch": reservation.fence.epoch if reservation.fence else None,
-        "agent": reservation.agent,
-        "model": reservation.model,
-        "tokens": reservation.worst_case.tokens,
-        "cost": reservation.worst_case.cost,
-        "at": reservation.at,
-        "starts": {window: start_of(window, reservation.window_at) for window in WINDOWS},
-    }
-    return to_json(written)
+    call = {name: getattr(reservation, name) for name in ("id", "tenant", "thread_id", "agent", "model", "at")}
+    shard, fence = shard_of(slice_of(reservation.thread_id)), reservation.fence
+    starts = {window: start_of(window, reservation.window_at) for window in WINDOWS}
+    lease = {"shard": shard, "epoch": fence.epoch if fence else None}
+    return to_json({**call, **lease, **msgspec.structs.asdict(reservation.worst_case), "starts": starts})
 
 
 def _reservation(row: asyncpg.Record) -> Reservation:
-    shard, epoch = Shard(row["shard"]), row["epoch"]
-    return Reservation(
-        row["id"],
-        Tenant(row["tenant"]),
-        ThreadId(row["thread_id"]),
-        row["agent"],
-        row["model"],
-        Amount(row["tokens"], row["cost"]),
-        row["at"],
-        None if epoch is None else Fence(shard, epoch),
-    )
+    id_, tenant, thread_id, agent, model, tokens, cost, at, shard, epoch = row
+    fence = None if epoch is None else Fence(shard, epoch)
+    return Reservation(id_, tenant, thread_id, agent, model, Amount(tokens, cost), at, fence)
 
 
 def _scope_limits(row: asyncpg.Record) -> ScopeLimits:
-    scope = Scope(Tenant(row["tenant"]), row["agent"], row["model"])
-    return ScopeLimits(scope, _read_limits(row["limits"]), row["set_at"], row["actor"])
+    *scope, limits, set_at, actor = row
+    return ScopeLimits(Scope(*scope), _read_limits(limits), set_at, actor)
 
 
 def _limit_usage(tenant: Tenant, row: asyncpg.Record) -> LimitUsage:
-    spent = Amount(row["tokens"] or 0, row["cost"] or 0)
-    reserved = Amount(row["reserved_tokens"] or 0, row["reserved_cost"] or 0)
-    scope = Scope(tenant, row["agent"], row["model"])
-    return LimitUsage(scope, _read_limit(row["allowed"]), row["start"], spent, reserved)
+    agent, model, limit, start, *amounts = row
+    tokens, cost, reserved_tokens, reserved_cost = (amount or 0 for amount in amounts)
+    spent, reserved = Amount(tokens, cost), Amount(reserved_tokens, reserved_cost)
+    return LimitUsage(Scope(tenant, agent, model), _read_limit(limit), start, spent, reserved)

@@ -2,12 +2,10 @@
 
 from collections.abc import Collection, Sequence
 
-import asyncpg
-
-from domain.ids import Shard, Tenant, ThreadId, WorkerId, slice_of
+from domain.ids import Shard, ThreadId, WorkerId, slice_of
 from domain.ports.loans import Loan
 from domain.ports.log import Fence
-from infrastructure.postgres.retry import fetch
+from infrastructure.postgres.retry import Store
 
 LEND = """
 WITH before AS (
@@ -53,30 +51,19 @@ DELETE FROM loans
 """
 
 
-class PostgresLoans:
+class PostgresLoans(Store):
     """`Loans` on a migrated database."""
-
-    def __init__(self, pool: asyncpg.Pool) -> None:
-        self._pool = pool
 
     async def lend(self, loan: Loan) -> None:
         slice_, fence = slice_of(loan.thread_id), loan.fence
-        await fetch(self._pool, LEND, slice_, loan.thread_id, loan.tenant, fence.shard, fence.epoch, loan.worker)
+        await self._fetch(LEND, slice_, loan.thread_id, loan.tenant, fence.shard, fence.epoch, loan.worker)
 
     async def lent_to(self, worker: WorkerId) -> Sequence[Loan]:
-        return [
-            Loan(
-                ThreadId(row["thread_id"]),
-                Tenant(row["tenant"]),
-                Fence(Shard(row["shard"]), row["epoch"]),
-                WorkerId(row["worker"]),
-                runnable=row["in_turn"],
-            )
-            for row in await fetch(self._pool, LENT_TO, worker)
-        ]
+        rows = await self._fetch(LENT_TO, worker)
+        return [Loan(thread_id, tenant, Fence(shard, epoch), *rest) for thread_id, tenant, shard, epoch, *rest in rows]
 
     async def lent_from(self, shards: Collection[Shard]) -> Collection[ThreadId]:
-        return {ThreadId(row["thread_id"]) for row in await fetch(self._pool, LENT_FROM, list(shards))}
+        return {ThreadId(row["thread_id"]) for row in await self._fetch(LENT_FROM, list(shards))}
 
     async def give_back(self, worker: WorkerId, thread_id: ThreadId) -> None:
-        await fetch(self._pool, GIVE_BACK, slice_of(thread_id), thread_id, worker)
+        await self._fetch(GIVE_BACK, slice_of(thread_id), thread_id, worker)

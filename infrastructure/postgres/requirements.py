@@ -4,7 +4,6 @@ Each error is one line that says what is wrong and what to do.
 """
 
 import asyncio
-from typing import Any, Protocol
 
 import asyncpg
 
@@ -47,13 +46,6 @@ PID = "SELECT pg_backend_pid()"
 
 class UnfitDatabase(ThreadfoldError):
     """The database is not set up for the log."""
-
-
-class Pool(Protocol):
-    """Gives connections."""
-
-    def acquire(self) -> Any:
-        """Return a context that yields a connection."""
 
 
 def check_server(connection: asyncpg.Connection) -> None:
@@ -107,7 +99,7 @@ def not_a_member(login: str, server_version: int) -> UnfitDatabase:
     )
 
 
-async def check_sessions(pool: Pool) -> None:
+async def check_sessions(pool: asyncpg.Pool) -> None:
     """Check that sessions have the application's role, which cannot change the log, and keep it.
 
     Raises `UnfitDatabase`.

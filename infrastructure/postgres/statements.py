@@ -2,9 +2,7 @@
 
 from infrastructure.postgres.log.metadata_columns import METADATA
 
-RECORD = f"""tenant, thread_id, version, type, schema, payload,
-       {METADATA},
-       recorded_at, hash, position"""
+RECORD = f"tenant, thread_id, version, type, schema, payload, {METADATA}, recorded_at, hash, position"
 """The columns of an event, in the order of the fields of `Record`."""
 
 COLUMNS = "tenant, thread_id, version, type, schema, payload, metadata, recorded_at, hash, position"
@@ -23,51 +21,39 @@ The subqueries hide the values from the planner. If it knew how long this thread
 which takes twice as long as reading the events.
 """
 
+VERSIONS_OF_THREAD = f"{OF_THREAD} AND version > (SELECT $3::integer) AND version <= (SELECT $4::integer)"
+
 READ = f"""
-SELECT {RECORD}
-  FROM events
- WHERE {OF_THREAD}
-   AND version > (SELECT $3::integer) AND version <= (SELECT $4::integer)
- ORDER BY version
- LIMIT $5
+SELECT {RECORD} FROM events WHERE {VERSIONS_OF_THREAD} ORDER BY version LIMIT $5
 """  # noqa: S608  (columns of our own)
 """A thread's events after one version and up to another, at most $5: for a few events of any size."""
 
-READ_PAGE = f"""
+
+def _page(where: str, order: str, limit: str, room: str) -> str:
+    """Return a statement for a page of events, which ends with the event at which its payloads reach `room` bytes."""
+    return f"""
 SELECT {COLUMNS}
   FROM (SELECT {RECORD},
-               sum({SIZE}) OVER (ORDER BY version ROWS UNBOUNDED PRECEDING) - {SIZE} AS before
+               sum({SIZE}) OVER (ORDER BY {order} ROWS UNBOUNDED PRECEDING) - {SIZE} AS before
           FROM events
-         WHERE {OF_THREAD}
-           AND version > (SELECT $3::integer) AND version <= (SELECT $4::integer)
-         ORDER BY version
-         LIMIT $5) AS page
- WHERE before < (SELECT $6::bigint)
- ORDER BY version
+         WHERE {where}
+         ORDER BY {order}
+         LIMIT {limit}) AS page
+ WHERE before < {room}
+ ORDER BY {order}
 """  # noqa: S608  (as above)
-"""As READ, but the page ends with the event at which its payloads reach $6 bytes. $5 may be null for no other limit."""
+
+
+READ_PAGE = _page(VERSIONS_OF_THREAD, "version", "$5", "(SELECT $6::bigint)")
+"""As READ, but the page ends at a size. $5 may be null for no other limit."""
+
+READ_SLICE = _page("slice = $1 AND position > $2", "position", "$3", "$4::bigint")
+"""A slice's events after a position, in the order of their commits: at most $3, and $4 bytes."""
 
 READ_AT = f"""
-SELECT {RECORD}
-  FROM events
- WHERE {OF_THREAD}
-   AND version = ANY (ARRAY(SELECT unnest($3::integer[])))
- ORDER BY version
+SELECT {RECORD} FROM events WHERE {OF_THREAD} AND version = ANY (ARRAY(SELECT unnest($3::integer[]))) ORDER BY version
 """  # noqa: S608  (as above)
 """A thread's events of some versions. The array, too, is hidden from the planner."""
-
-READ_SLICE = f"""
-SELECT {COLUMNS}
-  FROM (SELECT {RECORD},
-               sum({SIZE}) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) - {SIZE} AS before
-          FROM events
-         WHERE slice = $1 AND position > $2
-         ORDER BY position
-         LIMIT $3) AS page
- WHERE before < $4::bigint
- ORDER BY position
-"""  # noqa: S608  (as above)
-"""A slice's events after a position, in the order of their commits: at most $3, and $4 bytes as in READ_PAGE."""
 
 READ_AFTER = f"""
 SELECT {COLUMNS}
@@ -142,39 +128,25 @@ Of the other scanned events only the last one of each slice is returned, without
 where to continue. The inner LIMIT ends the index scan of a slice, the outer one ends the loop over the slices.
 """
 
-RECORDED = f"""
-SELECT position
-  FROM events
- WHERE {OF_THREAD}
-   AND version = $3 AND hash = $4
-"""  # noqa: S608  (as above)
+RECORDED = f"SELECT position FROM events WHERE {OF_THREAD} AND version = $3 AND hash = $4"  # noqa: S608  (as above)
 """The position of the event with this hash, if it exists. The hash covers the whole history of its thread."""
 
-SLICE_HEAD = """
-SELECT head
-  FROM slices
- WHERE slice = $1
-"""
+SLICE_HEAD = "SELECT head FROM slices WHERE slice = $1"
 """The last position of a slice."""
 
-SLICE_HEADS = """
-SELECT slice, head
-  FROM slices
- ORDER BY slice
-"""
+SLICE_HEADS = "SELECT slice, head FROM slices ORDER BY slice"
 """The last position of every slice, at one moment."""
 
 HASHES = """
-SELECT position, hash
-  FROM events
- WHERE slice = $1 AND position > $2 AND position <= $3
- ORDER BY position
+SELECT position, hash FROM events WHERE slice = $1 AND position > $2 AND position <= $3 ORDER BY position
 """
 """The hashes of a part of a slice, in the order of their commits."""
 
-THREADS_OF = """
-SELECT tenant, thread_id, version, hash, at, opened_at, in_turn, waiting, base
-  FROM threads
+THREAD_ROW = """
+SELECT tenant, thread_id, version, hash, at, opened_at, in_turn, waiting, base FROM threads"""
+
+THREADS_OF = f"""
+{THREAD_ROW}
  WHERE slice = $1 AND thread_id >= coalesce($2, '00000000-0000-0000-0000-000000000000'::uuid)
    AND thread_id IS DISTINCT FROM $2
  ORDER BY thread_id
@@ -182,23 +154,14 @@ SELECT tenant, thread_id, version, hash, at, opened_at, in_turn, waiting, base
 """
 """A page of a slice's threads of all tenants, after one of them (null: from the first)."""
 
-COMMAND = """
-SELECT command_id, request_hash, result
-  FROM commands
- WHERE slice = $1 AND command_id = $2
-"""
+COMMAND = "SELECT command_id, request_hash, result FROM commands WHERE slice = $1 AND command_id = $2"
 """A command as it was stored."""
 
-THREAD = """
-SELECT tenant, thread_id, version, hash, at, opened_at, in_turn, waiting, base
-  FROM threads
- WHERE slice = $1 AND thread_id = $2
-"""
+THREAD = f"{THREAD_ROW} WHERE slice = $1 AND thread_id = $2"
 """A thread's head."""
 
-THREADS = """
-SELECT tenant, thread_id, version, hash, at, opened_at, in_turn, waiting, base
-  FROM threads
+THREADS = f"""
+{THREAD_ROW}
  WHERE tenant = $1
    AND (opened_at, thread_id)
      < (coalesce($2, 'infinity'::timestamptz), coalesce($3, '00000000-0000-0000-0000-000000000000'::uuid))
@@ -210,9 +173,8 @@ SELECT tenant, thread_id, version, hash, at, opened_at, in_turn, waiting, base
 No thread is opened at `infinity`, so the id does not matter.
 """
 
-RUNNABLE = """
-SELECT tenant, thread_id, version, hash, at, opened_at, in_turn, waiting, base
-  FROM threads
+RUNNABLE = f"""
+{THREAD_ROW}
  WHERE in_turn AND slice = ANY ($1) AND (slice, thread_id) > ($3, $4)
  ORDER BY slice, thread_id
  LIMIT $2
@@ -322,7 +284,7 @@ SELECT tenant, thread_id, version, hash, at, fingerprint, state
 """The last snapshot at or before a version with the same fold fingerprint."""
 
 APPEND_SEAL = """
-INSERT INTO seals (number, at, root, previous, public_key, signature, sizes)
+INSERT INTO seals (number, at, sizes, root, previous, public_key, signature)
 SELECT $1, $2, $3, $4, $5, $6, $7
  WHERE (SELECT coalesce(max(number), 0) FROM seals) = $1::bigint - 1
     ON CONFLICT (number) DO NOTHING
@@ -330,26 +292,11 @@ RETURNING number
 """
 """Store the next seal. Returns no row if another process was faster."""
 
-LAST_SEAL = """
-SELECT number, at, sizes, root, previous, public_key, signature
-  FROM seals
- ORDER BY number DESC
- LIMIT 1
-"""
-"""The last seal."""
+_SEALS = "SELECT number, at, sizes, root, previous, public_key, signature FROM seals"
 
-SEAL = """
-SELECT number, at, sizes, root, previous, public_key, signature
-  FROM seals
- WHERE number = $1
-"""
-"""One seal."""
+LAST_SEAL = f"{_SEALS} ORDER BY number DESC LIMIT 1"
 
-SEALS = """
-SELECT number, at, sizes, root, previous, public_key, signature
-  FROM seals
- WHERE number > $1
- ORDER BY number
- LIMIT $2
-"""
-"""Seals after a number, in their order."""
+SEAL = f"{_SEALS} WHERE number = $1"
+
+SEALS = f"{_SEALS} WHERE number > $1 ORDER BY number LIMIT $2"
+"""A page of seals after a number."""

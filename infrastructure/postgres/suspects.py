@@ -2,11 +2,10 @@
 
 from collections.abc import Collection, Mapping
 
-import asyncpg
-
-from domain.ids import Shard, ThreadId, slice_of, slices_of
+from domain.ids import Shard, ThreadId, slice_of
 from domain.ports.suspects import Suspect
-from infrastructure.postgres.retry import fetch
+from infrastructure.postgres.retry import Store
+from infrastructure.postgres.thread_columns import slices_in
 
 SUSPECTS = """
 WITH over AS (
@@ -30,25 +29,19 @@ SELECT slice, thread_id, 1, version FROM threads WHERE slice = $1 AND thread_id 
 RETURNING crashes, alone, version
 """
 
-CLEARED = """
-DELETE FROM suspects WHERE slice = $1 AND thread_id = $2
-"""
+CLEARED = "DELETE FROM suspects WHERE slice = $1 AND thread_id = $2"
 
 
-class PostgresSuspects:
+class PostgresSuspects(Store):
     """`Suspects` on a migrated database."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
-        self._pool = pool
-
     async def of(self, shards: Collection[Shard], threads: Collection[ThreadId] = ()) -> Mapping[ThreadId, Suspect]:
-        slices = [slice_ for shard in shards for slice_ in slices_of(shard)]
-        rows = await fetch(self._pool, SUSPECTS, slices, list(threads))
-        return {row["thread_id"]: Suspect(row["crashes"], row["alone"], row["version"]) for row in rows}
+        rows = await self._fetch(SUSPECTS, slices_in(shards), list(threads))
+        return {thread_id: Suspect(*suspect) for thread_id, *suspect in rows}
 
     async def crashed_alone(self, thread_id: ThreadId) -> Suspect:
-        (row,) = await fetch(self._pool, CRASHED_ALONE, slice_of(thread_id), thread_id)
-        return Suspect(row["crashes"], row["alone"], row["version"])
+        (row,) = await self._fetch(CRASHED_ALONE, slice_of(thread_id), thread_id)
+        return Suspect(*row)
 
     async def cleared(self, thread_id: ThreadId) -> None:
-        await fetch(self._pool, CLEARED, slice_of(thread_id), thread_id)
+        await self._fetch(CLEARED, slice_of(thread_id), thread_id)

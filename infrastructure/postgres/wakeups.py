@@ -4,8 +4,6 @@ A NOTIFY in the append's transaction would take a database-wide lock at each com
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import asyncpg
 
@@ -21,7 +19,7 @@ SEND = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload"
 
 
 class PostgresWakeups(BatchedWakeups):
-    """A `Wakeups` between all processes of a database. Open it with `open_wakeups`."""
+    """A `Wakeups` between all processes of a database. The caller closes it."""
 
     def __init__(self, url: str, pool: asyncpg.Pool, background: BackgroundTasks | None = None) -> None:
         self._url = url
@@ -47,15 +45,3 @@ class PostgresWakeups(BatchedWakeups):
 
     def _notified(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         self.receive(str(payload))
-
-
-@asynccontextmanager
-async def open_wakeups(
-    url: str, pool: asyncpg.Pool, background: BackgroundTasks | None = None
-) -> AsyncIterator[PostgresWakeups]:
-    """Open the wake-ups of a database until the block ends."""
-    wakeups = PostgresWakeups(url, pool, background)
-    try:
-        yield wakeups
-    finally:
-        await wakeups.close()

@@ -127,24 +127,20 @@ class KnowledgeIndex:
 
 def sections(text: str) -> Iterator[tuple[str, str]]:
     """Split a Markdown text at its headings, except for those in code blocks."""
-    heading, lines, fence = "", list[str](), ""
+    found, fence = [("", list[str]())], ""
     for line in text.splitlines():
         mark = _FENCE.match(line)
         if mark and fence in {"", mark[1]}:
             fence = "" if fence else mark[1]
         title = None if fence else _HEADING.match(line)
-        if title is None:
-            lines.append(line)
-            continue
-        yield from _section(heading, lines)
-        heading, lines = title[1].rstrip(_AFTER_HEADING), []
-    yield from _section(heading, lines)
-
-
-def _section(heading: str, lines: list[str]) -> Iterator[tuple[str, str]]:
-    text = "\n".join(lines).strip()
-    if heading or text:
-        yield heading, text
+        if title:
+            found.append((title[1].rstrip(_AFTER_HEADING), []))
+        else:
+            found[-1][1].append(line)
+    for heading, lines in found:
+        section = "\n".join(lines).strip()
+        if heading or section:
+            yield heading, section
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, tuple[int, int]]]:

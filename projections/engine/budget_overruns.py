@@ -66,9 +66,7 @@ async def find_overrun(repository: ThreadRepository, loaded: LoadedThread, price
         if found.head.version == first:
             break
         loaded = await repository.load_at(loaded.thread_id, Version(found.head.version - 1), loaded.tenant)
-        exceeded = _exceeded(
-            loaded.state, at, prices
-        )  # another limit, or another budget, may have been exceeded before
+        exceeded = _exceeded(loaded.state, at, prices)  # before, it may have been another limit or another budget
     return Overrun(found.head.version, found.head.at, until) if found else None
 
 

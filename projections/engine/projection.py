@@ -72,6 +72,11 @@ class EventContext(Struct, Generic[E], frozen=True, gc=False):
         """The node in flight."""
         return self.before.turn.node if isinstance(self.before, Running) else ""
 
+    def tool_of(self, version: int) -> str | None:
+        """Return the tool of a call that was open before the event; None if the version is not that of a call."""
+        calls = self.before.turn.calls if isinstance(self.before, Running) else ()
+        return next((call.request.name for call in calls if call.version == version), None)
+
 
 @dataclass(slots=True)
 class FoldedThread:

@@ -181,17 +181,15 @@ class ProjectionRunner:
         elif far_behind:  # one half of the slices is folded while rows of the other half are written
             until = time.monotonic() + MIN_PIPELINE_S
             halves = [self._batches(group.id, writers, half, until) for half in (held[::2], held[1::2])]
-            for done in await asyncio.gather(
-                *halves, return_exceptions=True
-            ):  # no half outlives a failure of the other
+            # No half outlives a failure of the other.
+            for done in await asyncio.gather(*halves, return_exceptions=True):
                 if isinstance(done, BaseException):
                     raise done
                 moved += done
         else:
             moved = await self._batches(group.id, writers, held, until=0.0)
-        is_built = (
-            any(writer.instance.status == "building" for writer in writers) and group.left <= MAX_SWITCH_LAG_EVENTS
-        )
+        building = any(writer.instance.status == "building" for writer in writers)
+        is_built = building and group.left <= MAX_SWITCH_LAG_EVENTS
         if is_built and SWITCHING_SLICE in held and self._rest_until.get(group.id, 0.0) <= time.monotonic():
             await self._switch(group.id, writers)
         return moved

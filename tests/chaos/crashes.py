@@ -19,10 +19,10 @@ from api.schemas.requests import Decide
 from api.schemas.turns import TurnView
 from api.services.threads import Service, StartedTurn
 from domain.application.audit.verify import verify_slices
-from domain.application.queries import transcript
+from domain.application.queries.transcript import Transcript
 from domain.application.thread_repository import ThreadRepository
 from domain.ids import DEFAULT_TENANT, SLICES, Slice, ThreadId
-from domain.ports.ledger import Scope
+from domain.ports.ledger import Scope, ScopeLimits
 from domain.thread.codec import Recorded
 from domain.thread.events import (
     ApprovalDenied,
@@ -117,7 +117,9 @@ class Run:
         async with AsyncExitStack() as stack:
             runtime = await stack.enter_async_context(open_runtime(settings))
             plenty = (Limit("lifetime", PLENTY),)
-            await runtime.reservations.limits.set(Scope(DEFAULT_TENANT), plenty, runtime.clock.now(), None, {})
+            await runtime.reservations.limits.set(
+                ScopeLimits(Scope(DEFAULT_TENANT), plenty, runtime.clock.now(), None), {}
+            )
             keeping = asyncio.create_task(self._keep_a_worker())
             stack.push_async_callback(_cancelled, keeping)
             service = Service(runtime)
@@ -201,7 +203,7 @@ class Run:
         verified = await verify_slices(repository.store, map(Slice, range(SLICES)))
         faults += verified.problems
         faults += check_events(recorded)
-        said = [as_served(msgspec.to_builtins(m)) for m in await transcript.page(repository, thread_id, limit=10_000)]
+        said = [as_served(msgspec.to_builtins(m)) async for m in Transcript(repository, thread_id).read()]
         if said != [as_recorded(message) for message in self.conversation.messages]:
             faults.append("the transcript is not what was recorded")
         effects = await execute(self.environment[COUNTS], "SELECT idempotency_key, write FROM effects")

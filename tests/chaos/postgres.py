@@ -16,7 +16,7 @@ from domain.application.audit.verify import verify_slices
 from domain.errors import StoreUnavailable
 from domain.ids import SLICES, Slice, ThreadId
 from domain.thread.events import MessageAppended, TurnCompleted, TurnEnd, TurnStarted
-from infrastructure.embedded import EmbeddedPostgres
+from infrastructure.embedded.server import EmbeddedPostgres
 from infrastructure.settings import Settings
 from tests.chaos import worker
 from tests.e2e.server_process import kill_postgres

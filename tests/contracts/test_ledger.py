@@ -33,7 +33,7 @@ def a_call(tokens: int = 10, cost: int = 0, **more: Any) -> Reservation:
 
 async def limited(ledger: Ledger, *limits: Limit, scope: Scope = ALL, at: datetime = AT, **spent: int) -> None:
     seeds = {window: Amount(tokens) for window, tokens in spent.items()}
-    await ledger.set_limits(scope, limits, at, "ada", seeds)
+    await ledger.set_limits(ScopeLimits(scope, limits, at, "ada"), seeds)
 
 
 async def counted(ledger: Ledger, at: datetime = AT) -> dict[tuple[str, str, str], tuple[int, int]]:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from domain.ids import DEFAULT_TENANT, Version
-from domain.ports.wakeups import Moved, Retracted, SharesChanged, Spoken, TurnReady, Wakeup, Wakeups, Watched
+from domain.ports.wakeups import Delta, NewEvents, SharesChanged, TurnReady, Wakeup, Wakeups, Watched, Withdrawn
 from tests.streams import new_thread
 
 Pair = tuple[Wakeups, Wakeups]
@@ -27,7 +27,7 @@ async def heard(pair: Pair, *sent: Wakeup, enough: int) -> list[Wakeup]:
 def text_of(words: Sequence[Wakeup]) -> str:
     text = ""
     for word in words:
-        assert isinstance(word, Spoken)
+        assert isinstance(word, Delta)
         assert word.offset == len(text)
         text += word.text
     return text
@@ -39,8 +39,8 @@ async def test_each_word_reaches_the_others_and_not_oneself(wakeups: Pair) -> No
     sent = (
         SharesChanged(),
         TurnReady(thread_id, DEFAULT_TENANT),
-        Moved(thread_id, Version(3)),
-        Retracted(thread_id, Version(3)),
+        NewEvents(thread_id, Version(3)),
+        Withdrawn(thread_id, Version(3)),
         Watched(thread_id),
     )
     assert await heard(wakeups, *sent, enough=5) == list(sent)
@@ -50,24 +50,24 @@ async def test_each_word_reaches_the_others_and_not_oneself(wakeups: Pair) -> No
 async def test_that_a_turn_may_have_ended_is_heard_even_if_more_happens_at_once(wakeups: Pair) -> None:
     thread_id, heard = new_thread(), list[Wakeup]()
     wakeups[1].listen(heard.append)
-    wakeups[0].send(Moved(thread_id, Version(3), ended=True))
-    wakeups[0].send(Moved(thread_id, Version(5), ended=False))
+    wakeups[0].send(NewEvents(thread_id, Version(3), ended=True))
+    wakeups[0].send(NewEvents(thread_id, Version(5), ended=False))
     async with asyncio.timeout(60):
-        while not any(isinstance(word, Moved) and word.version == 5 for word in heard):
+        while not any(isinstance(word, NewEvents) and word.version == 5 for word in heard):
             await asyncio.sleep(0.01)
-    assert any(isinstance(word, Moved) and word.ended for word in heard)
+    assert any(isinstance(word, NewEvents) and word.ended for word in heard)
 
 
 async def test_what_is_spoken_arrives_whole_however_long_it_is(wakeups: Pair) -> None:
     thread_id, said = new_thread(), "Grüße 🛫 " * 10_000 + '"\\\n' * 5_000
     pieces = [said[start : start + 700] for start in range(0, len(said), 700)]
-    words = [Spoken(thread_id, Version(7), 700 * n, piece) for n, piece in enumerate(pieces)]
+    words = [Delta(thread_id, Version(7), 700 * n, piece) for n, piece in enumerate(pieces)]
     got: list[Wakeup] = []
     wakeups[1].listen(got.append)
     for word in words:
         wakeups[0].send(word)
     async with asyncio.timeout(60):
-        while sum(len(word.text) for word in got if isinstance(word, Spoken)) < len(said):
+        while sum(len(word.text) for word in got if isinstance(word, Delta)) < len(said):
             await asyncio.sleep(0.01)
     assert text_of(got) == said
 

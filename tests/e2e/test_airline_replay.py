@@ -31,7 +31,7 @@ from domain.thread.evolve import evolve
 from domain.thread.state import INITIAL, State
 from examples.airline.agent import airline
 from examples.airline.recordings import Conversation, conversations
-from infrastructure.embedded import EmbeddedPostgres
+from infrastructure.embedded.server import EmbeddedPostgres
 from infrastructure.fingerprint import fold_fingerprint
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore

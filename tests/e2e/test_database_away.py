@@ -12,7 +12,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from infrastructure.embedded import EmbeddedPostgres
+from infrastructure.embedded.server import EmbeddedPostgres
 from tests.e2e.server_process import ServerProcess, kill_postgres, threadfold
 from tests.fakes.openai_server import OpenAIServer, Reply, Request, stream
 

@@ -16,7 +16,7 @@ from domain.budget.prices import Price, Prices
 from domain.errors import StoreUnavailable
 from domain.ids import SHARDS, Shard, shard_of, slice_of
 from domain.money import PER_DOLLAR
-from domain.ports.ledger import Amount, Granted, Ledger, Refused, Reservation, Scope
+from domain.ports.ledger import Amount, Granted, Ledger, Refused, Reservation, Scope, ScopeLimits
 from domain.ports.log import EventStore, Fence
 from domain.thread.codec import Metadata
 from domain.thread.events import Event, Limit, ModelCalled, StateUpdated
@@ -47,7 +47,7 @@ class World:
         return Reservations(ledger, LimitsCache(ledger, self.clock), self.repository, PRICES)
 
     async def limit(self, limit: Limit = LIMIT) -> None:
-        await self.worker.limits.set(Scope(ACME), (limit,), self.clock.now(), None, {})
+        await self.worker.limits.set(ScopeLimits(Scope(ACME), (limit,), self.clock.now(), None), {})
 
     async def a_call(self, epoch: int | None = 1, *, after: int = 0, **more: Any) -> Reservation:
         """Make a reservation for a call in a thread that has `after` events after its turn began."""
@@ -58,7 +58,9 @@ class World:
 
     async def write(self, call: Reservation, *events: Event) -> None:
         self.clock.pass_(0.5)
-        await self.repository.append(await self.repository.load(call.thread_id, ACME), events, Metadata())
+        await self.repository.append(
+            self.repository.chain(await self.repository.load(call.thread_id, ACME), events, Metadata())
+        )
 
     async def answered(self, call: Reservation, *, by: UUID | None = None) -> None:
         answer = ModelCalled("gpt-5", 20, 10, 7, "stop", reservation=by or call.id)
@@ -166,7 +168,7 @@ async def test_many_that_died_together_are_ended_each_in_its_way(world: World) -
 
 
 async def test_where_nothing_limits_a_call_nobody_is_asked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    await world.worker.limits.set(Scope(ACME), (Limit("turn", 5),), world.clock.now(), None, {})
+    await world.worker.limits.set(ScopeLimits(Scope(ACME), (Limit("turn", 5),), world.clock.now(), None), {})
     await world.worker.limits.of(ACME)
     for method in ("limits", "reserve", "settle", "release"):
         monkeypatch.setattr(world.ledger, method, None)
@@ -267,7 +269,7 @@ class TestKnownLimits:
         known = LimitsCache(ledger, clock)
         asking = asyncio.create_task(known.of(ACME))
         await asyncio.sleep(0)
-        await known.set(Scope(ACME), (LIMIT,), clock.now(), None, {})
+        await known.set(ScopeLimits(Scope(ACME), (LIMIT,), clock.now(), None), {})
         assert await asking == []
         assert [given.limits for given in await known.of(ACME)] == [(LIMIT,)]
 
@@ -275,7 +277,7 @@ class TestKnownLimits:
         ledger, clock = Slow(), Clock()
         known = LimitsCache(ledger, clock)
         await known.of(ACME)
-        await LimitsCache(ledger, clock).set(Scope(ACME), (LIMIT,), clock.now(), None, {})
+        await LimitsCache(ledger, clock).set(ScopeLimits(Scope(ACME), (LIMIT,), clock.now(), None), {})
         assert await known.of(ACME) == []
         clock.pass_(1)
         assert [given.limits for given in await known.of(ACME)] == [(LIMIT,)]

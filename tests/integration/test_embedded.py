@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 import asyncpg
 import pytest
 
-from infrastructure.embedded import EmbeddedPostgres, EmbeddedPostgresFailed
+from infrastructure.embedded.account import EmbeddedPostgresFailed
 from infrastructure.embedded.memory import buffers, memory
+from infrastructure.embedded.server import EmbeddedPostgres
 from tests.support.embedded import ANOTHER_PROCESS, CHECKOUT, ask, kill_server, postmaster_of, runs
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the user")

@@ -16,7 +16,7 @@ async def test_a_batch_that_is_being_written_is_written(monkeypatch: pytest.Monk
     settings = Settings(_env_file=None, database_url="memory://")  # type: ignore[call-arg]
     begun, ended = asyncio.Event(), asyncio.Event()
     async with open_runtime(settings) as runtime:
-        commit = runtime.models.commit
+        commit = runtime.log.models.commit
 
         async def slowly(batch: Batch) -> bool:
             begun.set()
@@ -25,7 +25,7 @@ async def test_a_batch_that_is_being_written_is_written(monkeypatch: pytest.Monk
             ended.set()
             return written
 
-        monkeypatch.setattr(runtime.models, "commit", slowly)
+        monkeypatch.setattr(runtime.log.models, "commit", slowly)
         async with runtime.worker.working(), runtime.projecting():
             await Service(runtime).open(ThreadId(runtime.new_id()), "assistant", {}, Caller())
             async with asyncio.timeout(60):

@@ -113,7 +113,7 @@ async def _write(api: Api) -> None:
 
 
 async def test_a_read_model_of_another_version_that_serves_is_told_of(api: Api) -> None:
-    models, usage = api.service.runtime.models, next(p for p in PROJECTIONS if p.name == "usage")
+    models, usage = api.service.runtime.log.models, next(p for p in PROJECTIONS if p.name == "usage")
     group = await models.rebuild([Shape("usage", 99, usage.tables)])
     assert await models.switch(group)
     assert "serves version 99, which this process does not know" in (await api.get("/health/ready")).json()["detail"]
@@ -126,7 +126,7 @@ async def test_a_read_model_of_another_version_that_serves_is_told_of(api: Api) 
 
 
 async def test_a_read_model_that_no_code_knows_any_more_can_be_forgotten(api: Api) -> None:
-    models = api.service.runtime.models
+    models = api.service.runtime.log.models
     kept = Table("former", "What was", (Column("id", "integer", "key"),))
     group = await models.rebuild([Shape("former", 1, (kept,))])
     assert await models.switch(group)
@@ -137,10 +137,10 @@ async def test_a_read_model_that_no_code_knows_any_more_can_be_forgotten(api: Ap
 
 async def replace_all(api: Api, group: GroupId) -> None:
     """Let what a group builds serve, and drop what served before."""
-    assert await api.service.runtime.models.switch(group)
+    assert await api.service.runtime.log.models.switch(group)
     for projection in PROJECTIONS:
         await api.service.projection_admin.drop(projection.name)
-    assert {one.id for one in await api.service.runtime.models.groups()} == {group}
+    assert {one.id for one in await api.service.runtime.log.models.groups()} == {group}
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ async def built(api: Api, monkeypatch: pytest.MonkeyPatch) -> GroupId:
     thread, runtime = await talk(api, "hello"), api.service.runtime
     await strong(api, "/v1/threads")
     monkeypatch.setattr(runtime.runner, "held", list)
-    group = await runtime.models.rebuild([projection.shape for projection in PROJECTIONS])
+    group = await runtime.log.models.rebuild([projection.shape for projection in PROJECTIONS])
     while await runtime.runner.advance(group, ALL_SLICES):
         pass
     await api.patch(f"/v1/threads/{thread}/values", json={"values": {"a": 1}})
@@ -169,7 +169,7 @@ async def test_who_waits_for_what_is_stored_waits_for_what_serves_by_then(api: A
 async def test_who_begins_to_wait_during_an_exchange_waits_too(
     api: Api, built: GroupId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    models = api.service.runtime.models
+    models = api.service.runtime.log.models
     behind = models.behind
 
     async def exchanged(group: GroupId, slices: Collection[Slice]) -> Sequence[SliceLag]:
@@ -191,15 +191,15 @@ async def test_what_is_dropped_while_it_is_listed_is_left_out(
 ) -> None:
     runtime = api.service.runtime
     monkeypatch.setattr(runtime.runner, "held", list)
-    await runtime.models.rebuild([next(p.shape for p in PROJECTIONS if p.name == "usage")])
-    groups = runtime.models.groups
+    await runtime.log.models.rebuild([next(p.shape for p in PROJECTIONS if p.name == "usage")])
+    groups = runtime.log.models.groups
 
     async def late() -> Sequence[ProjectionGroup]:
-        monkeypatch.setattr(runtime.models, "groups", groups)
+        monkeypatch.setattr(runtime.log.models, "groups", groups)
         await api.service.projection_admin.drop("usage")
         return await groups()
 
-    monkeypatch.setattr(runtime.models, "groups", late)
+    monkeypatch.setattr(runtime.log.models, "groups", late)
     listed = await api.get(path)
     assert listed.status_code == 200, listed.text
     assert ("usage" in listed.text, "building" in listed.text) == (True, False)

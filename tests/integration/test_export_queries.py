@@ -63,7 +63,7 @@ async def log(database_url: str, tmp_path: Path, format_: Format) -> AsyncIterat
         await api.post(f"/v1/threads/{stuck}/turns/{begun['turn_id']}/cancel", params={"wait": True})
         runtime = api.service.runtime
         store = runtime.repository.store
-        await export(store, runtime.archive, tmp_path / "export", format_)
+        await export(store, runtime.log.archive, tmp_path / "export", format_)
         yield [
             decode(record)
             for number in range(SLICES)

@@ -66,7 +66,9 @@ async def test_an_answer_that_waits_for_a_lock_is_stored_and_counted_or_neither(
         answer = ModelCalled("gpt-5", 20, 10, 7, "stop", reservation=call.id)
         async with owner.transaction():
             await owner.execute(HOLD, call.thread_id)
-            late = asyncio.create_task(former.repository.append(loaded, [answer], Metadata(), fence=call.fence))
+            late = asyncio.create_task(
+                former.repository.append(former.repository.chain(loaded, [answer], Metadata()), fence=call.fence)
+            )
             async with asyncio.timeout(30):
                 while not await other.fetchval(WAITING):
                     await asyncio.sleep(0.02)
@@ -92,7 +94,7 @@ async def test_an_answer_that_comes_after_its_reservation_was_given_back_is_refu
     loaded = await world.repository.load(call.thread_id, ACME)
     answer = ModelCalled("gpt-5", 20, 10, 7, "stop", reservation=call.id)
     with pytest.raises(LeaseLost):
-        await world.repository.append(loaded, [answer], Metadata(), fence=call.fence)
+        await world.repository.append(world.repository.chain(loaded, [answer], Metadata()), fence=call.fence)
     assert await world.sums() == (Amount(), Amount())
 
 
@@ -107,7 +109,9 @@ async def test_an_append_whose_caller_has_left_is_waited_for(pool: asyncpg.Pool)
     answer = ModelCalled("gpt-5", 20, 10, 7, "stop", reservation=call.id)
     sent = len(watched.groups)
     watched.open.clear()
-    leaving = asyncio.create_task(world.repository.append(loaded, [answer], Metadata(), fence=call.fence))
+    leaving = asyncio.create_task(
+        world.repository.append(world.repository.chain(loaded, [answer], Metadata()), fence=call.fence)
+    )
     async with asyncio.timeout(30):
         while len(watched.groups) == sent:
             await asyncio.sleep(0.01)

@@ -92,7 +92,7 @@ async def test_a_window_that_has_ended_limits_no_more(api: Api) -> None:
 async def test_the_budget_of_now_is_that_of_now_and_not_of_the_last_event(api: Api) -> None:
     clock = Clock()
     clock.time = datetime.now(UTC) - timedelta(days=40)
-    api.service.runtime.repository._clock = clock
+    api.service.runtime.repository.clock = clock
     thread = await api.opened()
     await api.turn(thread, "hello")
     await limited(api, thread, {"window": "month", "tokens": 1})

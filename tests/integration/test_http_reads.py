@@ -177,7 +177,7 @@ async def test_what_cannot_be_recorded_is_not_shown(
     async def away(_: Access) -> None:
         raise StoreUnavailable
 
-    monkeypatch.setattr(api.service.runtime.accesses, "record", away)
+    monkeypatch.setattr(api.service.runtime.log.accesses, "record", away)
     answer = await api.get(CONTENT[name][0].format(thread=thread, turn=turn_of(thread)))
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
     assert answer.json()["type"] == "urn:threadfold:store-unavailable"
@@ -185,14 +185,14 @@ async def test_what_cannot_be_recorded_is_not_shown(
 
 
 async def test_the_record_is_there_before_the_answer(api: Api, thread: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    go_on, begun, record = asyncio.Event(), asyncio.Event(), api.service.runtime.accesses.record
+    go_on, begun, record = asyncio.Event(), asyncio.Event(), api.service.runtime.log.accesses.record
 
     async def slow(access: Access) -> None:
         begun.set()
         await go_on.wait()
         await record(access)
 
-    monkeypatch.setattr(api.service.runtime.accesses, "record", slow)
+    monkeypatch.setattr(api.service.runtime.log.accesses, "record", slow)
     asked = asyncio.create_task(api.get(f"/v1/threads/{thread}/state"))
     await begun.wait()
     await asyncio.sleep(0.1)

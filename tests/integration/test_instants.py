@@ -33,12 +33,12 @@ def url(request: pytest.FixtureRequest, store_kind: str) -> str:
 @pytest.fixture
 async def api(url: str) -> AsyncIterator[Api]:
     async with running_api(database_url=url, prices=PRICES, agents=AGENTS, snapshot_every=10) as client:
-        client.service.runtime.repository._clock = Clock()
+        client.service.runtime.repository.clock = Clock()
         yield client
 
 
 def clock(api: Api) -> Clock:
-    found = api.service.runtime.repository._clock
+    found = api.service.runtime.repository.clock
     assert isinstance(found, Clock)
     return found
 
@@ -223,7 +223,7 @@ async def test_read_models_of_budgets_are_what_the_log_comes_to_also_when_they_a
     await limit(api, threads[0], {"window": "lifetime", "tokens": 1})  # over for sure, whatever chance has brought
     await api.service.reading.fresh("spells")
     plain = Plain(await whole_log(runtime.repository.store), PRICED)
-    assert await differences(runtime.models, plain, DEFAULT_TENANT) == []
+    assert await differences(runtime.log.models, plain, DEFAULT_TENANT) == []
     assert any(plain.overruns.values())
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from domain.errors import Overloaded
 from domain.ids import SHARDS, Shard
-from domain.ports.ledger import Amount, Granted, Refused, Scope
+from domain.ports.ledger import Amount, Granted, Refused, Scope, ScopeLimits
 from domain.thread.events import Limit
 from infrastructure.postgres.ledger import PostgresLedger
 from infrastructure.postgres.pool import open_pool
@@ -57,7 +57,7 @@ async def ledgers(database_url: str) -> AsyncIterator[list[PostgresLedger]]:
 
 async def test_processes_that_spend_at_once_never_pass_a_limit(database_url: str, pool: asyncpg.Pool) -> None:
     ledger = PostgresLedger(pool)
-    await ledger.set_limits(Scope(ACME), (Limit("day", 2_000), Limit("month", 10**6)), AT, None, {})
+    await ledger.set_limits(ScopeLimits(Scope(ACME), (Limit("day", 2_000), Limit("month", 10**6)), AT, None), {})
     processes = [
         await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", SPENDER, database_url), cwd=ROOT, stdout=asyncio.subprocess.PIPE
@@ -72,7 +72,7 @@ async def test_processes_that_spend_at_once_never_pass_a_limit(database_url: str
 
 
 async def test_only_as_many_get_something_as_there_is_something_for(ledgers: list[PostgresLedger]) -> None:
-    await ledgers[0].set_limits(Scope(ACME), (Limit("day", 55),), AT, None, {})
+    await ledgers[0].set_limits(ScopeLimits(Scope(ACME), (Limit("day", 55),), AT, None), {})
     answers = await asyncio.gather(*[ledgers[n % 4].reserve(a_call(10)) for n in range(40)])
     assert sum(isinstance(answer, Granted) for answer in answers) == 5
     assert all(answer.temporary for answer in answers if isinstance(answer, Refused))
@@ -80,7 +80,7 @@ async def test_only_as_many_get_something_as_there_is_something_for(ledgers: lis
 
 async def test_whoever_ends_a_call_first_counts(ledgers: list[PostgresLedger]) -> None:
     """The worker settles late what another one has released, or the other way round: never both."""
-    await ledgers[0].set_limits(Scope(ACME), (Limit("day", 10**6, warn_at=0.001),), AT, None, {})
+    await ledgers[0].set_limits(ScopeLimits(Scope(ACME), (Limit("day", 10**6, warn_at=0.001),), AT, None), {})
     calls = [a_call(100) for _ in range(60)]
     for call in calls:
         await ledgers[0].reserve(call)
@@ -106,7 +106,9 @@ async def test_limits_change_and_windows_end_while_many_spend(ledgers: list[Post
         for n in range(15):
             for scope in scopes:
                 limits = () if n % 5 == 4 else (Limit("hour", 500 + n), Limit("day", 10**6))
-                await ledger.set_limits(scope, limits, AT.replace(hour=n), None, {"hour": Amount(n), "day": Amount(n)})
+                await ledger.set_limits(
+                    ScopeLimits(scope, limits, AT.replace(hour=n), None), {"hour": Amount(n), "day": Amount(n)}
+                )
 
     async def call(ledger: PostgresLedger, n: int) -> None:
         asked = a_call(5, at=AT.replace(hour=n % 15))
@@ -116,7 +118,7 @@ async def test_limits_change_and_windows_end_while_many_spend(ledgers: list[Post
     spending = [call(ledgers[n % 4], n) for n in range(400)]
     await asyncio.gather(*[change(ledger) for ledger in ledgers[:2]], *spending)
     for scope in scopes:
-        await ledgers[0].set_limits(scope, (Limit("day", 10**6), Limit("hour", 1)), AT, None, {})
+        await ledgers[0].set_limits(ScopeLimits(scope, (Limit("day", 10**6), Limit("hour", 1)), AT, None), {})
     assert await ledgers[0].open_reservations(EVERY) == []
     for n in range(15):
         assert all(one.reserved == Amount() for one in await ledgers[0].limit_usage(ACME, AT.replace(hour=n)))
@@ -124,7 +126,7 @@ async def test_limits_change_and_windows_end_while_many_spend(ledgers: list[Post
 
 async def test_what_cannot_be_counted_is_refused_alone(pool: asyncpg.Pool) -> None:
     ledger = PostgresLedger(pool)
-    await ledger.set_limits(Scope(ACME), (Limit("day", 10**6),), AT, None, {})
+    await ledger.set_limits(ScopeLimits(Scope(ACME), (Limit("day", 10**6),), AT, None), {})
     bad = a_call(2**63)
     answers = await asyncio.gather(
         ledger.reserve(a_call(1)), ledger.reserve(bad), ledger.reserve(a_call(2)), return_exceptions=True
@@ -139,7 +141,7 @@ async def test_too_many_at_once_are_refused(pool: asyncpg.Pool) -> None:
 
 
 async def test_what_was_spent_in_a_row_is_written_in_place(ledgers: list[PostgresLedger], pool: asyncpg.Pool) -> None:
-    await ledgers[0].set_limits(Scope(ACME), (Limit("day", 10**9),), AT, None, {})
+    await ledgers[0].set_limits(ScopeLimits(Scope(ACME), (Limit("day", 10**9),), AT, None), {})
     for _ in range(10):
         calls = [a_call(1) for _ in range(100)]
         await asyncio.gather(*[ledgers[0].reserve(call) for call in calls])
@@ -156,7 +158,7 @@ async def test_what_was_spent_in_a_row_is_written_in_place(ledgers: list[Postgre
 
 async def test_an_open_reservation_is_as_it_was_made(pool: asyncpg.Pool) -> None:
     ledger, call = PostgresLedger(pool), a_call(3, 2**60)
-    await ledger.set_limits(Scope(ACME), (Limit("day", 10),), AT, None, {})
+    await ledger.set_limits(ScopeLimits(Scope(ACME), (Limit("day", 10),), AT, None), {})
     await ledger.reserve(call)
     assert await ledger.open_reservations(EVERY) == [call]
 
@@ -164,7 +166,7 @@ async def test_an_open_reservation_is_as_it_was_made(pool: asyncpg.Pool) -> None
 async def test_connections_that_are_lost_lose_and_double_nothing(
     ledgers: list[PostgresLedger], owner: asyncpg.Connection
 ) -> None:
-    await ledgers[0].set_limits(Scope(ACME), (Limit("day", 10**6),), AT, None, {})
+    await ledgers[0].set_limits(ScopeLimits(Scope(ACME), (Limit("day", 10**6),), AT, None), {})
     done = asyncio.Event()
 
     async def cut() -> None:

@@ -18,7 +18,7 @@ from domain.application.thread_repository import ThreadRepository
 from domain.budget.limits import PlannedCall
 from domain.errors import BudgetExhausted
 from domain.ids import ThreadId
-from domain.ports.ledger import Amount, Granted, Ledger, Scope
+from domain.ports.ledger import Amount, Granted, Ledger, Scope, ScopeLimits
 from domain.thread.events import Limit
 from domain.thread.state import Running
 from infrastructure.memory.event_store import MemoryEventStore
@@ -50,28 +50,30 @@ async def spent_in(ledger: Ledger, at: datetime = AT) -> dict[str, int]:
 
 async def test_a_limit_that_another_setting_lifted_meanwhile_goes_on_counting(ledger: Ledger) -> None:
     """A process that changes a limit gives no count for it, and does not see another one lift it at that moment."""
-    await ledger.set_limits(WHOLE, (Limit("day", 10**6),), AT, None, {"day": Amount(SPENT)})
-    await ledger.set_limits(WHOLE, (Limit("month", 10**6),), AT, None, {"month": Amount(SPENT)})
-    await ledger.set_limits(WHOLE, (Limit("day", 2 * 10**6),), AT, None, {})
+    await ledger.set_limits(ScopeLimits(WHOLE, (Limit("day", 10**6),), AT, None), {"day": Amount(SPENT)})
+    await ledger.set_limits(ScopeLimits(WHOLE, (Limit("month", 10**6),), AT, None), {"month": Amount(SPENT)})
+    await ledger.set_limits(ScopeLimits(WHOLE, (Limit("day", 2 * 10**6),), AT, None), {})
     assert await spent_in(ledger) == {"day": SPENT}
-    await ledger.set_limits(WHOLE, (), AT, None, {})
-    await ledger.set_limits(WHOLE, (Limit("day", 10**6),), AT, None, {"day": Amount(SPENT - 1)})
+    await ledger.set_limits(ScopeLimits(WHOLE, (), AT, None), {})
+    await ledger.set_limits(ScopeLimits(WHOLE, (Limit("day", 10**6),), AT, None), {"day": Amount(SPENT - 1)})
     assert await spent_in(ledger) == {"day": SPENT}, "a read model that is behind makes nothing less"
 
 
 async def test_limits_that_hold_no_more_are_not_replaced(ledger: Ledger) -> None:
     day, month = (Limit("day", 10**6),), (Limit("month", 10**6),)
-    assert await ledger.set_limits(WHOLE, day, AT, None, {"day": Amount(5)}, ())
-    assert not await ledger.set_limits(WHOLE, month, AT, None, {"month": Amount(5)}, ())
-    assert await ledger.set_limits(WHOLE, day, AT, None, {"day": Amount(7)}, ()), "it is as it should be: a repetition"
-    assert await ledger.set_limits(WHOLE, month, AT, None, {"month": Amount(6)}, day)
+    assert await ledger.set_limits(ScopeLimits(WHOLE, day, AT, None), {"day": Amount(5)}, ())
+    assert not await ledger.set_limits(ScopeLimits(WHOLE, month, AT, None), {"month": Amount(5)}, ())
+    assert await ledger.set_limits(ScopeLimits(WHOLE, day, AT, None), {"day": Amount(7)}, ()), (
+        "it is as it should be: a repetition"
+    )
+    assert await ledger.set_limits(ScopeLimits(WHOLE, month, AT, None), {"month": Amount(6)}, day)
     assert await spent_in(ledger) == {"month": 6}
     assert len(await ledger.history(ACME, 9)) == 2
 
 
 async def test_settings_at_once_and_calls_meanwhile_lose_nothing(ledgers: list[PostgresLedger]) -> None:
     ever = Limit("lifetime", MUCH)
-    await ledgers[0].set_limits(WHOLE, (ever, Limit("day", MUCH)), AT, None, {"day": Amount(SPENT)})
+    await ledgers[0].set_limits(ScopeLimits(WHOLE, (ever, Limit("day", MUCH)), AT, None), {"day": Amount(SPENT)})
     taken = 0
 
     async def spend(ledger: PostgresLedger) -> None:
@@ -83,11 +85,13 @@ async def test_settings_at_once_and_calls_meanwhile_lose_nothing(ledgers: list[P
 
     for n in range(25):
         await asyncio.gather(
-            ledgers[0].set_limits(WHOLE, (ever, Limit("day", MUCH + n)), AT, None, {}),
-            ledgers[1].set_limits(WHOLE, (ever, Limit("month", MUCH + n)), AT, None, {"month": Amount(SPENT)}),
+            ledgers[0].set_limits(ScopeLimits(WHOLE, (ever, Limit("day", MUCH + n)), AT, None), {}),
+            ledgers[1].set_limits(
+                ScopeLimits(WHOLE, (ever, Limit("month", MUCH + n)), AT, None), {"month": Amount(SPENT)}
+            ),
             *[spend(ledger) for ledger in ledgers for _ in range(4)],
         )
-    await ledgers[0].set_limits(WHOLE, (ever, Limit("day", MUCH), Limit("month", MUCH)), AT, None, {})
+    await ledgers[0].set_limits(ScopeLimits(WHOLE, (ever, Limit("day", MUCH), Limit("month", MUCH)), AT, None), {})
     found = await spent_in(ledgers[0])
     assert found["lifetime"] == taken
     assert SPENT <= found["day"] <= SPENT + taken
@@ -133,7 +137,7 @@ class Skewed:
 async def test_processes_whose_clocks_are_hours_apart_spend_a_daily_budget_once(
     ledgers: list[PostgresLedger], pool: asyncpg.Pool, hours: tuple[float, float]
 ) -> None:
-    await ledgers[0].set_limits(WHOLE, (Limit("day", 3_000),), datetime.now(UTC), None, {})
+    await ledgers[0].set_limits(ScopeLimits(WHOLE, (Limit("day", 3_000),), datetime.now(UTC), None), {})
     state = given(*A_RUNNING_TURN).state
     assert isinstance(state, Running)
     granted = 0

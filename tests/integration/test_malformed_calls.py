@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from domain.application.queries.transcript import read
+from domain.application.queries.transcript import Transcript
 from domain.application.turns.model_registry import ModelRegistry
 from domain.thread.codec import to_json
 from domain.thread.events import ModelFailed, NodeFailed, ToolFailed, ToolRequested
@@ -96,7 +96,7 @@ async def test_a_call_that_cannot_be_read_is_told_and_the_others_run(written: st
         runs, (requested, _) = list(tool_agents.RUNS), await requests_of(played)
         again = await last_turn(played)
         sent = [request.body for request in server.requests]
-        transcript = [message async for message in read(played.repository, played.thread_id)]
+        transcript = [message async for message in Transcript(played.repository, played.thread_id).read()]
     assert (ended.outcome, runs, again.outcome) == ("completed", ["store"], "completed")
     assert await played.happened(NodeFailed, ModelFailed) == []
     assert len(sent) == 4, "two requests for each of the two turns"

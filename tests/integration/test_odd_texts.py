@@ -160,8 +160,8 @@ async def write(api: Api, events: Sequence[Event], text: Text, parent: ThreadId 
 async def parked(api: Api) -> Sequence[object]:
     runtime = api.service.runtime
     await runtime.catch_up()
-    instances = [instance.id for instance in await runtime.models.instances()]
-    return await runtime.models.parked(instances, [Slice(number) for number in range(SLICES)])
+    instances = [instance.id for instance in await runtime.log.models.instances()]
+    return await runtime.log.models.parked(instances, [Slice(number) for number in range(SLICES)])
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -16,6 +16,7 @@ from domain.models.chat import (
     ModelUnknown,
     ModelUnreachable,
 )
+from infrastructure.models.openai import transport
 from infrastructure.models.openai.endpoints import TimeLimits
 from infrastructure.models.openai.retry import RetryPolicy
 from tests.fakes.openai_server import (
@@ -64,8 +65,9 @@ class TestAnAnswerThatFails:
         await raised_by(AnswerMalformed, events("[DONE]"))
 
     @pytest.mark.parametrize("endless", [events(chunk("x" * 900), chunk("x" * 900), Pause(9)), completion("x" * 1800)])
-    async def test_is_not_read_beyond_its_size_limit(self, endless: Reply) -> None:
-        assert "1024 bytes" in await raised_by(AnswerTooLarge, endless, max_answer_bytes=1024)
+    async def test_is_not_read_beyond_its_size_limit(self, endless: Reply, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(transport, "MAX_ANSWER_BYTES", 1024)
+        assert "1024 bytes" in await raised_by(AnswerTooLarge, endless)
 
     @pytest.mark.parametrize("late", [Reply(before=[Pause(5)]), events(Pause(5)), Reply(status=503, before=[Pause(5)])])
     async def test_counts_as_unreachable_if_it_does_not_begin(self, late: Reply) -> None:

@@ -14,7 +14,7 @@ from domain.models.chat import (
     ModelUnreachable,
     Usage,
 )
-from infrastructure.models.openai.endpoints import TimeLimits
+from infrastructure.models.openai.endpoints import PLACES, TimeLimits
 from tests.fakes.openai_server import USAGE, Cut, Pause, Reply, chunk, completion, event, events, stream
 from tests.support.openai import KEY, error_of, raised_by, streamed, whole
 
@@ -175,7 +175,7 @@ class TestTime:
     ) -> None:
         assert f"{setting} sets how long to wait" in await raised_by(kind, events(*steps), limits=limits)
         named = await raised_by(
-            kind, events(*steps), limits=limits, places={"first_byte": "x", "silence": "x", "total": "x"}
+            kind, events(*steps), limits=limits, places={**PLACES, "first_byte": "x", "silence": "x", "total": "x"}
         )
         assert "x sets how long to wait" in named
 

@@ -88,9 +88,8 @@ def value(column: Column) -> str:
 async def fill(owner: asyncpg.Connection, table: Table, instance: int) -> None:
     names = ", ".join(f'"{column.name}"' for column in table.columns)
     values = ", ".join(f"{value(column)}" for column in table.columns)
-    await owner.execute(
-        f"INSERT INTO {place(table, InstanceId(instance))} ({names}) SELECT {values} FROM generate_series(1, {ROWS}) n"
-    )
+    name = place(table.name, InstanceId(instance))
+    await owner.execute(f"INSERT INTO {name} ({names}) SELECT {values} FROM generate_series(1, {ROWS}) n")
 
 
 class Asked:

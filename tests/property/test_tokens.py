@@ -9,8 +9,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from domain.recall.terms import exact_search, occurrences, terms_of
-from domain.recall.tokenizer import keys_of, located
+from domain.recall.tokenizer import located
 from domain.recall.word_index import index_of
+from tests.support.keys import keys_of
 
 SAMPLES = st.sampled_from(
     [
@@ -84,9 +85,7 @@ def test_a_text_has_its_own_terms_where_they_stand(text: str) -> None:
 
 @given(TEXTS)
 def test_keys_are_where_they_stand_and_words_are_letters_and_digits(text: str) -> None:
-    keys, spans = located(text)
-    assert len(keys) == len(spans)
-    assert all(0 <= start < end <= len(text) for start, end in spans)
+    assert all(0 <= start < end <= len(text) for _, start, end in located(text))
     for word in index_of(text).words.split():
         assert not set(word) & set("'\\:&|!()<>*"), "nothing in it is an operator of a query"
 
@@ -110,7 +109,7 @@ def test_digits_that_unicode_got_after_python_do_not_stop_a_text() -> None:
 @given(st.text(st.characters(codec="utf-8"), max_size=20))
 def test_any_characters_have_words(text: str) -> None:
     assert isinstance(index_of(text).words, str)
-    assert len(located(text)[0]) == len(located(text)[1])
+    assert all(key for key, _, _ in located(text))
     assert len(terms_of(text)) <= 40
 
 

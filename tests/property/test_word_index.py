@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from domain.ids import ThreadId, Version
 from domain.recall.terms import occurrences, terms_of
-from domain.recall.tokenizer import keys_of
 from domain.recall.word_index import SEPARATOR, WordIndex, matches, term_id_of, term_ids_of
+from tests.support.keys import keys_of
 
 THREAD, FORK = ThreadId(UUID(int=1)), ThreadId(UUID(int=2))
 WORDS = st.sampled_from(

@@ -14,7 +14,7 @@ CHECKOUT = pathlib.Path(__file__).parents[2]
 
 ANOTHER_PROCESS = """
 import pathlib, sys
-from infrastructure.embedded import EmbeddedPostgres
+from infrastructure.embedded.server import EmbeddedPostgres
 server = EmbeddedPostgres.start(pathlib.Path(sys.argv[1]))
 print(server.url(), flush=True)
 sys.stdin.read()

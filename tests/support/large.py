@@ -19,5 +19,5 @@ async def a_thread(store: EventStore, texts: Sequence[str], thread_id: ThreadId 
     loaded = LoadedThread(thread_id, DEFAULT_TENANT)
     begun: list[Event] = [ThreadOpened("assistant"), TurnStarted(turn_id, "generate_response", "f00")]
     for event in (*begun, *(MessageAppended("assistant", text, 1) for text in texts), TurnCompleted(turn_id)):
-        loaded, _ = await repository.append(loaded, [event], Metadata())
+        loaded, _ = await repository.append(repository.chain(loaded, [event], Metadata()))
     return thread_id

@@ -136,7 +136,9 @@ class Log:
         why = Metadata(command) if self._number % 2 else Metadata(causation=command)
         metadata = replace(why, correlation=None if self._number % 3 else f"é{self._number}")
         idempotency_key = IdempotencyKey(command, bytes([self._number % 256]) * 32) if self._number % 2 else None
-        await self.repository.append(loaded, events, metadata, command_record_of(idempotency_key, loaded, len(events)))
+        await self.repository.append(
+            self.repository.chain(loaded, events, metadata), command_record_of(idempotency_key, loaded, len(events))
+        )
 
 
 def _about(event: Event, call: int) -> Event:

@@ -28,4 +28,4 @@ async def wrong(api: Api) -> list[str]:
     runtime = api.service.runtime
     for name in ("threads", "usage"):
         await api.service.reading.fresh(name)
-    return await differences(runtime.models, Plain(await whole_log(runtime.repository.store)), DEFAULT_TENANT)
+    return await differences(runtime.log.models, Plain(await whole_log(runtime.repository.store)), DEFAULT_TENANT)

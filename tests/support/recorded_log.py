@@ -171,7 +171,9 @@ class Everything(Log):
         loaded = await self.repository.load(thread_id)
         requests = [place for place, event in enumerate(events, 1) if isinstance(event, ToolRequested)]
         calls = {-number: loaded.head.version + place for number, place in enumerate(requests, 1)}
-        await self.repository.append(loaded, tuple(_with_calls(event, calls) for event in events), Metadata())
+        await self.repository.append(
+            self.repository.chain(loaded, tuple(_with_calls(event, calls) for event in events), Metadata())
+        )
 
 
 def _with_calls(event: Event, calls: Mapping[int, int]) -> Event:

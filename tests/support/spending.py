@@ -15,7 +15,7 @@ from domain.errors import StoreUnavailable
 from domain.ids import DEFAULT_TENANT, SHARDS, Shard
 from domain.models.chat import ChatAnswer, ChatRequest, ModelUnreachable, OnDelta, Usage
 from domain.models.routing import ModelSpec, Policy
-from domain.ports.ledger import Granted, Refused, Reservation, Scope
+from domain.ports.ledger import Granted, Refused, Reservation, Scope, ScopeLimits
 from domain.thread.commands import OpenThread, SetBudget
 from domain.thread.events import END, Limit, ModelCalled, ModelFailed, NodeEvent
 from domain.thread.state import Idle
@@ -115,7 +115,9 @@ def fan_out(each: Each, count: int, *, timeout: float = 5, at_once: int = 8) -> 
 
 async def limited(played: Stage, *limits: Limit, agent: str = "", model: str = "") -> None:
     """Limit what the tenant may spend."""
-    await played.ledger.set_limits(Scope(DEFAULT_TENANT, agent, model), limits, played.clock.now(), None, {})
+    await played.ledger.set_limits(
+        ScopeLimits(Scope(DEFAULT_TENANT, agent, model), limits, played.clock.now(), None), {}
+    )
 
 
 async def budgeted(played: Stage, *limits: Limit) -> None:

@@ -64,6 +64,7 @@ async def test_a_task_that_ends_runs_again_whatever_it_ended_with(
     assert status(tasks).restarts == 2
     assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
     assert "The background task one failed" in caplog.text
+    assert ".." not in caplog.text
     assert ("Traceback" in caplog.text) == (error is not None and not isinstance(error, StoreUnavailable))
     await until(lambda: status(tasks).up)
     await tasks.stop(task)
@@ -153,7 +154,7 @@ async def test_a_projector_asks_for_its_shards_again_after_an_unforeseen_error(
         await until(lambda: not status(tasks).up)
         await leases.renew(worker, "test", 60)
         await leases.claim(worker, 60, 1)
-        await until(held.slices)
+        await until(lambda: held.slices)
 
 
 class Broken(MemoryEventStore):

@@ -25,7 +25,9 @@ def repository(keep_bytes: int) -> ThreadRepository:
 
 async def opened(into: ThreadRepository, size: int) -> LoadedThread:
     loaded, _ = await into.append(
-        LoadedThread(ThreadId(uuid4())), [ThreadOpened("assistant"), StateUpdated({"a": "x" * size})], Metadata()
+        into.chain(
+            LoadedThread(ThreadId(uuid4())), [ThreadOpened("assistant"), StateUpdated({"a": "x" * size})], Metadata()
+        )
     )
     return loaded
 
@@ -53,7 +55,7 @@ async def test_what_a_thread_takes_is_known_however_it_grows_and_shrinks() -> No
     kept = repository(keep_bytes=10_000 * KB)
     loaded = await opened(kept, 10)
     for number in range(200):
-        loaded, _ = await kept.append(loaded, [StateUpdated({"a": f"{number}" * 5 * KB})], Metadata())
+        loaded, _ = await kept.append(kept.chain(loaded, [StateUpdated({"a": f"{number}" * 5 * KB})], Metadata()))
 
     weight = size_of(loaded.state)
     assert weight / 2 < kept._hot.size < 3 * weight, "not what all its events took"

@@ -66,7 +66,7 @@ class Desk:
             said = MessageAppended("user", "hello", 1)
             called = ModelCalled("m", 40, 10, 5, "stop")
             events = (ThreadOpened("assistant"), TurnStarted(turn, "n", "f00"), said, called, TurnCompleted(turn))
-            await self.repository.append(thread, events, Metadata())
+            await self.repository.append(self.repository.chain(thread, events, Metadata()))
         await self.models.register([projection.shape for projection in PROJECTIONS])
         return self
 
@@ -134,7 +134,7 @@ async def test_events_of_a_slice_whose_threads_take_turns_count_once(monkeypatch
         (other, [ThreadOpened("assistant")]),
         (one, [TurnStarted(UUID(int=1), "n", "f00"), MessageAppended("user", "hello", 1), called]),
     ):
-        await desk.repository.append(await desk.repository.load(thread_id), events, Metadata())
+        await desk.repository.append(desk.repository.chain(await desk.repository.load(thread_id), events, Metadata()))
     await desk.models.register([projection.shape for projection in PROJECTIONS])
     assert [await desk.runner.step(), await desk.runner.step()] == [5, 0]
     assert await desk.calls() == 1

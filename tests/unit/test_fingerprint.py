@@ -36,7 +36,7 @@ def test_definitions_that_the_fold_does_not_use_do_not_count() -> None:
     ("before", "after"),
     [
         ("Version(state.version + 1)", "Version(state.version + 2)"),
-        ("case ToolSucceeded() | ToolFailed()", "case ToolFailed()"),
+        ("case events.ToolSucceeded() | events.ToolFailed()", "case events.ToolFailed()"),
         ("MAX_TITLE_CHARACTERS = 80", "MAX_TITLE_CHARACTERS = 81"),
         ("if call.version == event.call", "if call.version != event.call"),
         ("    partial: bool = False\n", "    partial: bool = True\n"),

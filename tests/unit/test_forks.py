@@ -10,7 +10,7 @@ from domain.agents.assistant import assistant
 from domain.application.audit.verify import verify_slices, verify_thread
 from domain.application.command_handler import CommandRequest, execute
 from domain.application.fork import Fork, fork
-from domain.application.queries import transcript
+from domain.application.queries.transcript import Transcript
 from domain.application.thread_repository import ThreadRepository
 from domain.errors import InvalidInput, ThreadAlreadyOpen, UnknownThread
 from domain.ids import SLICES, START, Slice, ThreadId, Version
@@ -78,7 +78,7 @@ async def test_its_history_is_the_parents_and_then_its_own() -> None:
         last + 1,
         last + 2,
     ]
-    said = [message.content for message in await transcript.page(played.repository, fork_id)]
+    said = [message.content async for message in Transcript(played.repository, fork_id).read()]
     assert said == ["double four", None, "8", "8", "thanks", "hm", "and now?", "hm"]
     assert (await played.repository.load(parent)).head.version == last
 

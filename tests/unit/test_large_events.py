@@ -6,7 +6,7 @@ import pytest
 
 from domain.application.archive import new_events
 from domain.application.audit.verify import verify_slices, verify_thread
-from domain.application.queries.transcript import finished
+from domain.application.queries.transcript import Transcript
 from domain.application.thread_reader import PageSize
 from domain.application.thread_repository import LoadedThread, ThreadRepository
 from domain.application.turns.wait import TurnWaiter
@@ -74,8 +74,8 @@ async def test_a_fork_of_large_events_has_them_in_order(log: tuple[MemoryEventSt
     fork_id, its = ThreadId(uuid4()), repository(store)
     before = await its.load_at(parent, Version(EVENTS))
     left = LoadedThread(fork_id, before.tenant, before.head, before.state)
-    forked, _ = await its.append(left, [ThreadForked(parent, EVENTS)], Metadata(), forked=True)
-    await its.append(forked, [StateUpdated({"a": "x" * 100_000})] * 50, Metadata())
+    forked, _ = await its.append(its.chain(left, [ThreadForked(parent, EVENTS)], Metadata(), forked=True))
+    await its.append(its.chain(forked, [StateUpdated({"a": "x" * 100_000})] * 50, Metadata()))
 
     found = [recorded.version async for recorded in repository(store).follow(fork_id, Version(7))]
 
@@ -115,12 +115,14 @@ async def test_whoever_waits_for_a_turn_keeps_its_beginning_and_what_was_said_la
         call = 3 + 4 * number + 3
         asking = (MessageAppended("assistant", None, 1), ToolRequested(f"c{number}", "clock", {}))
         events += [called, *asking, ToolSucceeded(call, f"{number:02}" + "x" * LARGE, 1, 1)]
-    loaded, _ = await its.append(LoadedThread(ThreadId(uuid4())), [*events, TurnCompleted(turn_id)], Metadata())
+    loaded, _ = await its.append(
+        its.chain(LoadedThread(ThreadId(uuid4())), [*events, TurnCompleted(turn_id)], Metadata())
+    )
 
     ending = TurnWaiter(its, loaded.thread_id, turn_id, Version(1))
     ending.miss()
     await ending.end()
-    turn = await finished(its, loaded.thread_id, ending.events)
+    turn = await Transcript(its, loaded.thread_id).finished(ending.events)
 
     assert ending.cut
     assert sum(recorded.size for recorded in ending.events) < PAGE_BYTES + LARGE

@@ -73,7 +73,7 @@ async def say(log: ThreadRepository, thread_id: ThreadId, chance: random.Random,
         MessageAppended("assistant", said[2], count(said[2])),
         *last,
     ]
-    await log.append(loaded, events, Metadata())
+    await log.append(log.chain(loaded, events, Metadata()))
 
 
 async def ask(log: ThreadRepository, thread_id: ThreadId, question: str, services: MessageSearch) -> Sequence[Excerpt]:
@@ -140,7 +140,9 @@ async def test_very_long_messages_are_read_again() -> None:
     loaded, turn, text = await log.load(thread_id), uuid4(), "refund " * (MAX_CACHED_CHARS // 7 + 1)
     said = MessageAppended("user", text, count(text))
     await log.append(
-        loaded, [ThreadOpened("assistant"), TurnStarted(turn, "talk", "f00"), said, TurnCompleted(turn)], Metadata()
+        log.chain(
+            loaded, [ThreadOpened("assistant"), TurnStarted(turn, "talk", "f00"), said, TurnCompleted(turn)], Metadata()
+        )
     )
     (one,) = await services.cache.read(log, thread_id, [hit(3)])
     assert isinstance(log.store, Reading)

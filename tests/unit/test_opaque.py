@@ -1,17 +1,20 @@
 """Provider-specific data is merged from the fragments of a stream, within its size limit."""
 
+import json
 import time
 from typing import Any
 
 import pytest
 
 from domain.application.turns.provider_data import limit_provider_data
-from domain.models.chat import ChatAnswer, ToolCall
+from domain.models.chat import AnswerMalformed, ChatAnswer, ToolCall
 from domain.thread.size_limits import MAX_OPAQUE
-from infrastructure.models.openai.provider_data import ExtraFields, separate_extra
+from infrastructure.models.openai.answer import AnswerBuilder
+from infrastructure.models.openai.completion import read_completion
+from infrastructure.models.openai.provider_data import ExtraFields
 
 
-def merged(*fragments: dict[str, Any] | None) -> dict[str, Any]:
+def merged(*fragments: dict[str, Any]) -> dict[str, Any]:
     opaque = ExtraFields()
     for fragment in fragments:
         opaque.add(fragment)
@@ -19,7 +22,7 @@ def merged(*fragments: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def test_texts_grow_objects_merge_and_of_all_else_the_last_one_counts() -> None:
-    assert merged({"reasoning": "I "}, None, {"reasoning": None}, {"reasoning": "think."}) == {"reasoning": "I think."}
+    assert merged({"reasoning": "I "}, {}, {"reasoning": None}, {"reasoning": "think."}) == {"reasoning": "I think."}
     assert merged({"a": {"b": "x", "n": 1}}, {"a": {"b": "y", "n": 2, "c": True}}) == {
         "a": {"b": "xy", "n": 2, "c": True}
     }
@@ -85,13 +88,15 @@ def test_only_what_the_protocol_does_not_know_is_set_apart() -> None:
         "reasoning": "y",
         "extra": 2,
     }
-    completion = {"choices": [{"delta": delta}, {"message": None}, None], "usage": None}
-    separate_extra(completion)
-    assert delta["extra"] == {"reasoning": "y"}
-    assert call["extra"] == {"extra_content": 1}
+    answer = AnswerBuilder("m")
+    answer.add(read_completion(json.dumps({"choices": [{"delta": delta}, {"message": None}, None], "usage": None})))
+    assert answer.build().extra == {"reasoning": "y"}
+    assert answer.build().tool_calls[0].extra == {"extra_content": 1}
     odd: Any
-    for odd in (None, [], {"choices": {}}, {"choices": [1, {"delta": "x"}, {"delta": {"tool_calls": "y"}}]}):
-        separate_extra(odd)
+    for odd in (None, [], {"choices": {}}, {"choices": [1]}, {"choices": [{"delta": "x"}]}):
+        with pytest.raises(AnswerMalformed):
+            read_completion(json.dumps(odd))
+    answer.add(read_completion(json.dumps({"choices": [{"delta": {"tool_calls": "y"}}]})))
 
 
 class Words:

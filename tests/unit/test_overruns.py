@@ -54,7 +54,9 @@ class Desk:
 
     async def append(self, *events: Event, pause: float = 0) -> None:
         self.clock.pass_(pause)
-        await self.repository.append(await self.repository.load(self.thread_id), events, Metadata())
+        await self.repository.append(
+            self.repository.chain(await self.repository.load(self.thread_id), events, Metadata())
+        )
 
     async def turn(self, chance: random.Random) -> None:
         """Run a turn with some calls, and set budgets before, during and after it."""

@@ -13,7 +13,7 @@ from api.schemas.page import Page
 from api.services.access_log import AccessLogService
 from api.services.history import HistoryCursor, PageRequest, PointInTime, ThreadHistory
 from domain.application.command_handler import CommandRequest, execute
-from domain.application.queries import transcript
+from domain.application.queries.transcript import Transcript
 from domain.application.thread_repository import ThreadRepository
 from domain.errors import InvalidInput
 from domain.ids import ThreadId, Version
@@ -52,7 +52,9 @@ class Archive:
 
     async def add(self, *events: Event) -> None:
         self.clock.pass_(1)
-        await self.repository.append(await self.repository.load(self.thread_id), events, Metadata())
+        await self.repository.append(
+            self.repository.chain(await self.repository.load(self.thread_id), events, Metadata())
+        )
         self.store.events_read = 0
 
     async def begin(self) -> None:
@@ -101,10 +103,10 @@ async def test_latest_first_is_the_same_the_other_way_round(archive: Archive, li
     for number in range(4):
         await archive.exchange(number, calls=number)
         await archive.grow(number)
-    whole = await transcript.page(archive.repository, archive.thread_id, limit=1_000)
+    whole = [message async for message in Transcript(archive.repository, archive.thread_id).read()]
     assert [m.role for m in whole].count("tool") == 6
     for order, expected in (("asc", whole), ("desc", whole[::-1])):
-        assert (await every(archive.past(), archive, limit=limit, order=order))[0] == list(expected)
+        assert (await every(archive.past(), archive, limit=limit, order=order))[0] == expected
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
@@ -115,7 +117,7 @@ async def test_a_page_of_messages_looks_through_so_many_events_and_loses_no_call
     for number in range(3):
         await archive.exchange(number, calls=4)
         await archive.grow(20)
-    whole = list(await transcript.page(archive.repository, archive.thread_id, limit=1_000))
+    whole = [message async for message in Transcript(archive.repository, archive.thread_id).read()]
     monkeypatch.setattr(api.services.history, "MAX_SCANNED_EVENTS", scanned)
     found, pages = await every(archive.past(), archive, limit=50, order=order)
     assert found == (whole if order == "asc" else whole[::-1])

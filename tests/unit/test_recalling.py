@@ -103,7 +103,7 @@ class Talk:
 
     async def append(self, *events: Event, thread_id: ThreadId | None = None) -> Running:
         loaded = await self.repository.load(thread_id or self.thread_id)
-        loaded, _ = await self.repository.append(loaded, events, Metadata())
+        loaded, _ = await self.repository.append(self.repository.chain(loaded, events, Metadata()))
         return loaded.state  # type: ignore[return-value]
 
     async def begun(self) -> "Talk":

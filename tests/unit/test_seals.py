@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from domain.application.audit.check_seals import SealsChecked, check_seal, check_seals
 from domain.application.audit.sealer import Sealer
+from domain.application.background_tasks import BackgroundTasks
 from domain.errors import CannotSeal, CorruptLog, StoreUnavailable
 from domain.ids import ThreadId, slice_of
 from domain.log.hash_chain import EMPTY_HEAD, Head
@@ -315,7 +316,7 @@ async def sealing(events: EventStore, seals: MemorySealStore, every: float) -> A
 
     one = sealer(events, seals, clock, every=every)
     passing = asyncio.create_task(pass_time())
-    async with one.sealing():
+    async with BackgroundTasks().running("sealer", one.run):
         yield one
     passing.cancel()
 

@@ -12,7 +12,7 @@ from domain.agents.assistant import assistant
 from domain.agents.graph import Graph, Node
 from domain.agents.tools import tool
 from domain.application.command_handler import CommandRequest, execute
-from domain.application.queries.prompts import RecordedPrompt, recorded_prompts
+from domain.application.queries.prompts import RecordedPrompt, TurnPrompts
 from domain.application.recall.search import MessageSearch
 from domain.ids import TurnId, Version
 from domain.models.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta
@@ -43,13 +43,11 @@ async def shown(played: Stage) -> list[RecordedPrompt]:
     turns = [event.turn_id for event in await played.events() if isinstance(event, TurnStarted)]
     found: list[RecordedPrompt] = []
     for turn_id in turns:  # one after the other
-        page, more = await recorded_prompts(played.repository, played.texts, Words(), loaded, TurnId(turn_id))
+        prompts = TurnPrompts(played.repository, played.texts, Words(), loaded)
+        page, more = await prompts.page(TurnId(turn_id))
         found += page
         while more:
-            after = page[-1].version
-            page, more = await recorded_prompts(
-                played.repository, played.texts, Words(), loaded, TurnId(turn_id), after
-            )
+            page, more = await prompts.page(TurnId(turn_id), page[-1].version)
             found += page
     return found
 
@@ -63,7 +61,8 @@ async def test_prompts_that_do_not_fit_come_with_the_next_page(monkeypatch: pyte
     (started,) = await played.happened(TurnStarted)
     assert isinstance(started, TurnStarted)
 
-    page, more = await recorded_prompts(played.repository, played.texts, Words(), loaded, TurnId(started.turn_id))
+    prompts = TurnPrompts(played.repository, played.texts, Words(), loaded)
+    page, more = await prompts.page(TurnId(started.turn_id))
 
     assert (len(page), more) == (1, True)
     assert await shown(played) == whole
@@ -156,7 +155,7 @@ class TestRecalled:
             loaded = await played.repository.load(played.thread_id)
             if len(played.script.asked) == 4 and isinstance(loaded.state, Running):
                 rolled_back = CancellationRequested(loaded.state.turn.turn_id, "rolled_back")
-                await played.repository.append(loaded, [rolled_back], Metadata())
+                await played.repository.append(played.repository.chain(loaded, [rolled_back], Metadata()))
             return answered
 
         played.script.complete = rolling_back  # type: ignore[method-assign]
@@ -181,7 +180,7 @@ async def test_of_a_prompt_of_an_older_release_nobody_knows_what_else_it_held() 
     played = stage(assistant(instructions="be brief"))
     begun = await played.begin("hello")
     old = ContextAssembled(3, 3, 500, 1_000)  # with 496 tokens of instructions that were not recorded then
-    await played.repository.append(begun.loaded, [old], Metadata())
+    await played.repository.append(played.repository.chain(begun.loaded, [old], Metadata()))
     (prompt,) = await shown(played)
     view = PromptView.of(prompt)
     assert (view.exact, view.everything, view.saved) == (False, None, None)

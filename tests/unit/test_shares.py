@@ -18,7 +18,7 @@ from domain.ports.leases import WorkerShare
 from domain.ports.log import Append
 from domain.thread.events import END, NodeEvent, TurnCompleted, TurnFailed
 from infrastructure.memory.leases import MemoryLeaseStore
-from infrastructure.memory.wakeups import Hub, MemoryWakeups
+from infrastructure.memory.wakeups import MemoryWakeups
 from tests.support.runtime import Stage, one_node, stage
 
 
@@ -31,7 +31,7 @@ def knowing(name: str, run: object = quick) -> Agent:
     return Agent(Graph(name, "only", [node], {"only": END}))
 
 
-def a_worker(played: Stage, *agents: Agent, hub: Hub | None = None, lease: float = 10.0) -> Worker:
+def a_worker(played: Stage, *agents: Agent, hub: list[MemoryWakeups] | None = None, lease: float = 10.0) -> Worker:
     turns = TurnRunner(played.turns.services, {agent.name: agent for agent in agents})
     leases = played.leases
     return Worker(
@@ -55,7 +55,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_a_worker_lends_turns_of_agents_that_it_does_not_know_to_one_that_does(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    played, hub = stage(knowing("solo")), Hub()
+    played, hub = stage(knowing("solo")), list[MemoryWakeups]()
     owner, other = a_worker(played, knowing("else"), hub=hub), a_worker(played, knowing("solo"), hub=hub)
     for _ in range(20):  # in shards of both
         await played.begin("hello")
@@ -78,7 +78,7 @@ async def test_a_loan_to_a_worker_that_is_gone_is_made_to_another_one() -> None:
         await asyncio.sleep(600)
         return ()
 
-    played, hub = stage(knowing("solo")), Hub()
+    played, hub = stage(knowing("solo")), list[MemoryWakeups]()
     owner = a_worker(played, hub=hub)
     first, second = a_worker(played, knowing("solo", stuck), hub=hub), a_worker(played, knowing("solo"), hub=hub)
     async with owner.working(), asyncio.timeout(20):

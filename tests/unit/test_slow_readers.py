@@ -6,12 +6,13 @@ from contextlib import aclosing
 from uuid import uuid4
 
 from api.http.send_buffer import PIECE_BYTES, SendBuffer
-from domain.application.streaming.broadcast import MAX_BACKLOG_BYTES, MAX_BACKLOG_SIGNALS, Behind, Broadcast, Delta
+from domain.application.streaming.broadcast import MAX_BACKLOG_BYTES, MAX_BACKLOG_SIGNALS, Broadcast
 from domain.application.streaming.follow import PAGE_BYTES, follow
 from domain.application.thread_repository import ThreadRepository
 from domain.ids import MAX_VERSION, ThreadId, Version
 from domain.log.hash_chain import Record
 from domain.ports import log
+from domain.ports.wakeups import Delta, NewEvents
 from domain.thread.codec import Recorded, decode
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
@@ -27,7 +28,7 @@ async def test_a_large_event_is_not_kept_for_a_watcher_but_read_from_the_log() -
     large = decode((await store.read(thread_id, Version(2), limit=1))[0])
     with broadcast.watch(thread_id) as watcher:
         broadcast.send(thread_id, [large])
-        assert await watcher.hear() == Behind(MAX_VERSION)
+        assert await watcher.hear() == NewEvents(thread_id, MAX_VERSION)
 
 
 async def test_a_watcher_keeps_as_many_signals_as_fit() -> None:
@@ -35,11 +36,11 @@ async def test_a_watcher_keeps_as_many_signals_as_fit() -> None:
     text = "x" * (MAX_BACKLOG_BYTES // 10)
     with broadcast.watch(thread_id) as watcher:
         for _ in range(MAX_BACKLOG_SIGNALS):
-            broadcast.speak(thread_id, Delta(Version(1), 0, text))
+            broadcast.speak(Delta(thread_id, Version(1), 0, text))
         heard = [await watcher.hear() for _ in range(11)]
-        assert heard == [Delta(Version(1), 0, text)] * 10 + [Behind(MAX_VERSION)]
-        broadcast.speak(thread_id, Delta(Version(1), 0, text))
-        assert await watcher.hear() == Delta(Version(1), 0, text), "there is room again"
+        assert heard == [Delta(thread_id, Version(1), 0, text)] * 10 + [NewEvents(thread_id, MAX_VERSION)]
+        broadcast.speak(Delta(thread_id, Version(1), 0, text))
+        assert await watcher.hear() == Delta(thread_id, Version(1), 0, text), "there is room again"
 
 
 class Noting(MemoryEventStore):

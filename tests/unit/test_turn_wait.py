@@ -7,9 +7,9 @@ from uuid import uuid4
 import pytest
 
 from domain.agents.assistant import assistant
-from domain.application.streaming.broadcast import Behind, Delta
 from domain.application.turns.wait import TurnWaiter
 from domain.ids import MAX_VERSION, TurnId, Version
+from domain.ports.wakeups import Delta, NewEvents
 from domain.thread.codec import Recorded
 from domain.thread.events import TurnCompleted, TurnStarted
 from tests.support.runtime import Stage, calls, double, says, stage
@@ -51,7 +51,7 @@ async def test_a_turn_that_is_told_is_not_read(turn: Played) -> None:
     ending = turn.ending()
     for recorded in turn.events[:-1]:
         ending.tell(recorded)
-        ending.tell(Delta(recorded.version, 0, "provisional"))
+        ending.tell(Delta(recorded.thread_id, recorded.version, 0, "provisional"))
     assert not await is_over(ending)
 
     ending.tell(turn.events[-1])
@@ -67,13 +67,11 @@ async def test_what_was_not_told_is_read(turn: Played) -> None:
     assert (ending.events, ending.missed) == (list(turn.events), True)
 
 
-@pytest.mark.parametrize(("told", "over"), [(Behind(MAX_VERSION, ended=False), False), (Behind(MAX_VERSION), True)])
-async def test_of_another_process_it_matters_whether_a_turn_may_have_ended(
-    turn: Played, told: Behind, *, over: bool
-) -> None:
+@pytest.mark.parametrize("ended", [False, True])
+async def test_of_another_process_it_matters_whether_a_turn_may_have_ended(turn: Played, *, ended: bool) -> None:
     ending = turn.ending()
-    ending.tell(told)
-    assert await is_over(ending) is over
+    ending.tell(NewEvents(turn.events[0].thread_id, MAX_VERSION, ended))
+    assert await is_over(ending) is ended
 
 
 async def test_a_turn_that_was_queued_begins_after_the_one_before(turn: Played) -> None:

@@ -8,9 +8,9 @@ from domain.agents.assistant import assistant, finalize_turn
 from domain.agents.graph import Branch, Graph, Node, RetryPolicy
 from domain.application.audit.verify import verify_thread
 from domain.application.command_handler import CommandRequest, execute
-from domain.application.streaming.broadcast import Delta, Withdrawn
 from domain.ids import Version
 from domain.models.chat import AnswerCut, ModelRefused
+from domain.ports.wakeups import Delta, Withdrawn
 from domain.thread.codec import Metadata, Recorded
 from domain.thread.commands import UpdateValues
 from domain.thread.events import (
@@ -194,7 +194,12 @@ async def test_watchers_see_deltas_then_events_and_learn_when_an_attempt_came_to
         await played.turns.run(outcome.loaded, Metadata())
         seen = [await watcher.hear() for _ in range(9)]
     shown = [signal if not isinstance(signal, Recorded) else type(signal.event) for signal in seen]
-    assert shown[:4] == [ModelFailed, Withdrawn(Version(4)), NodeFailed, Delta(Version(5), 0, "hello")]
+    assert shown[:4] == [
+        ModelFailed,
+        Withdrawn(played.thread_id, Version(4)),
+        NodeFailed,
+        Delta(played.thread_id, Version(5), 0, "hello"),
+    ]
     assert shown[4:] == [ContextAssembled, ModelCalled, MessageAppended, NodeCompleted, TurnCompleted]
 
 

@@ -9,11 +9,11 @@ import pytest
 from msgspec import Struct
 
 from domain.ids import Tenant, ThreadId, Version, WorkerId
-from domain.ports.wakeups import Lent, Moved, Retracted, SharesChanged, Spoken, TurnReady, Wakeup, Watched
+from domain.ports.wakeups import Delta, Lent, NewEvents, SharesChanged, TurnReady, Wakeup, Watched, Withdrawn
 from infrastructure import wakeups
 from infrastructure.wakeups import BatchedWakeups
 
-MOVED = Moved(ThreadId(uuid4()), Version(1))
+MOVED = NewEvents(ThreadId(uuid4()), Version(1))
 
 
 class Channel(list["Endpoint"]):
@@ -81,7 +81,7 @@ async def test_who_is_alone_says_nothing_until_somebody_comes(monkeypatch: pytes
     await one.close()
 
 
-EARLIER = SharesChanged | TurnReady | Moved | Spoken | Retracted | Watched
+EARLIER = SharesChanged | TurnReady | NewEvents | Delta | Withdrawn | Watched
 """The words of the version before `Lent`. A process of that version reads envelopes whole."""
 
 

@@ -19,12 +19,8 @@ async def grow_all(store: EventStore, trees: Sequence[Tree], sizes: Sequence[int
 
     Raises `CorruptLog` if an event is missing.
     """
-    return tuple(
-        [
-            await grow(store, Slice(number), tree, size)
-            for number, (tree, size) in enumerate(zip(trees, sizes, strict=True))
-        ]
-    )
+    slices = enumerate(zip(trees, sizes, strict=True))
+    return tuple([await grow(store, Slice(number), tree, size) for number, (tree, size) in slices])
 
 
 async def grow(store: EventStore, slice_: Slice, tree: Tree, size: int) -> Tree:

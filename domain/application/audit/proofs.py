@@ -1,14 +1,13 @@
 """Proofs that an event is in the sealed log. An auditor can check one without access to the log."""
 
-from collections.abc import Sequence
-
 from msgspec import Struct
 
 from domain.application.audit.sealer import Sealer
-from domain.errors import CorruptLog, NotSealedYet, UnknownEvent, UnknownThread
+from domain.application.thread_reader import ThreadReader
+from domain.errors import CorruptLog, NotSealedYet, UnknownEvent
 from domain.ids import DEFAULT_TENANT, START, Position, Tenant, ThreadId, Version, slice_of
 from domain.log.hash_chain import GENESIS, Record, event_hash
-from domain.log.merkle import Inclusion, Tree, audit_path, root_from_inclusion, slice_leaves
+from domain.log.merkle import Inclusion, audit_path, root_from_inclusion, slice_leaves
 from domain.log.seal import Seal, signed_text
 from domain.ports.log import EventStore
 from domain.ports.seals import Verifier
@@ -38,9 +37,7 @@ async def prove(
         NotSealedYet: the last seal does not cover the event.
         CorruptLog: the event is missing, or not at its position.
     """
-    row = await store.thread(thread_id)
-    if row is None or row.tenant != tenant:
-        raise UnknownThread(thread_id)
+    row = await ThreadReader(store).row(thread_id, tenant)
     if not 1 <= version <= row.head.version:
         raise UnknownEvent(thread_id, version, row.head.version)
     record = await _find_record(store, thread_id, Version(version))
@@ -50,11 +47,11 @@ async def prove(
         raise CorruptLog(f"{record.thread_id}: version {version} has a position that the slice never assigned")
     if seal is None or record.position > seal.sizes[slice_]:
         raise NotSealedYet(thread_id, Version(version), await sealer.due())
-    previous = GENESIS
-    if version > 1:
-        previous = (await _find_record(store, record.thread_id, Version(version - 1))).hash
-    place = await _inclusion(store, record, seal, await sealer.trees_at(seal))
-    return Proof(record, previous, place, seal)
+    before = await _find_record(store, record.thread_id, Version(version - 1)) if version > 1 else None
+    size, leaves = seal.sizes[slice_], slice_leaves(await sealer.trees_at(seal))
+    path = audit_path(await store.hashes(slice_, Position(size)), record.position - 1)
+    place = Inclusion(slice_, record.position, size, path, audit_path(leaves, slice_))
+    return Proof(record, before.hash if before else GENESIS, place, seal)
 
 
 def verify_proof(proof: Proof, verifier: Verifier) -> bool:
@@ -80,16 +77,3 @@ async def _find_record(store: EventStore, thread_id: ThreadId, version: Version)
     if not isinstance(event, ThreadForked):
         raise CorruptLog(f"{thread_id}: its first event, after version {base}, is not a ThreadForked")
     return await _find_record(store, ThreadId(event.parent), version)
-
-
-async def _inclusion(store: EventStore, record: Record, seal: Seal, trees: Sequence[Tree]) -> Inclusion:
-    slice_ = slice_of(record.thread_id)
-    size = seal.sizes[slice_]
-    hashes = await store.hashes(slice_, Position(size))
-    return Inclusion(
-        slice=slice_,
-        position=record.position,
-        size=size,
-        path=audit_path(hashes, record.position - 1),
-        slice_path=audit_path(slice_leaves(trees), slice_),
-    )

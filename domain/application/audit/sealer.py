@@ -2,14 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from msgspec.structs import asdict
 
 from domain.application.audit.merkle_trees import EMPTY_TREES, grow_all
-from domain.application.background_tasks import BackgroundTasks
 from domain.errors import CannotSeal, CorruptLog, StoreUnavailable
 from domain.log.merkle import Tree, log_root
 from domain.log.seal import Seal, next_statement, seal_digest, signed_text
@@ -22,32 +21,25 @@ _log = logging.getLogger(__name__)
 NEVER = datetime.min.replace(tzinfo=UTC)
 
 
+@dataclass(eq=False)
 class Sealer:
     """Makes seals, and caches the trees of the last one, so that a process reads each event's hash once.
 
     Before a seal is made, the last one is checked: its signature, its key, and that the log still matches it. So a log
     that was changed since then is never sealed.
+
+    It makes a seal every `every` seconds; without a signer, never.
     """
 
-    def __init__(
-        self,
-        events: EventStore,
-        seals: SealStore,
-        clock: Clock,
-        verifier: Verifier,
-        signer: Signer | None,
-        every: float,
-    ) -> None:
-        """Seal `events` every `every` seconds; without a signer, never."""
-        self.events = events
-        self.seals = seals
-        self.verifier = verifier
-        self.signer = signer
-        self._clock = clock
-        self._every = timedelta(seconds=every)
-        self._known: tuple[Seal | None, Sequence[Tree]] = (None, EMPTY_TREES)
-        self._tried_at = NEVER
-        self._one_at_a_time = asyncio.Lock()
+    events: EventStore
+    seals: SealStore
+    clock: Clock
+    verifier: Verifier
+    signer: Signer | None
+    every: float
+    _known: tuple[Seal | None, Sequence[Tree]] = (None, EMPTY_TREES)
+    _tried_at: datetime = NEVER
+    _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def make(self, *, new_key: bool = False) -> Seal | None:
         """Seal the log. Return the seal; None if there are no new events, or another process made the seal.
@@ -70,7 +62,7 @@ class Sealer:
         if not key_changed and all(head == tree.size for head, tree in zip(heads, trees, strict=True)):
             return None
         after = await grow_all(self.events, trees, heads)
-        statement = next_statement(last, after, self._clock.now(), self.signer.public_key)
+        statement = next_statement(last, after, self.clock.now(), self.signer.public_key)
         seal = Seal(**asdict(statement), signature=self.signer.sign(signed_text(statement)))
         if not await self.seals.append(seal):
             return None
@@ -94,31 +86,23 @@ class Sealer:
         if self.signer is None:
             return None
         last = await self.seals.last()
-        now = self._clock.now()
+        now = self.clock.now()
         since = max(self._tried_at, min(last.at, now) if last else NEVER)  # another process's clock may be ahead
-        return since + self._every if since != NEVER else now
+        return since + timedelta(seconds=self.every) if since != NEVER else now
 
-    @asynccontextmanager
-    async def sealing(self, background: BackgroundTasks | None = None) -> AsyncIterator[None]:
-        """Make seals in the background while the context is open, if there is a key. Several processes may do so."""
-        if self.signer is None:
-            yield
-            return
-        async with (background or BackgroundTasks()).running("sealer", self._seal_forever):
-            yield
-
-    async def _seal_forever(self) -> None:
+    async def run(self) -> None:
+        """Make seals for ever. Several processes may do so."""
         while True:
             try:
                 due = await self.due() or NEVER
-                if due <= (now := self._clock.now()):
+                if due <= (now := self.clock.now()):
                     self._tried_at = now
                     await self.make()
                     continue
                 pause = (due - now).total_seconds()
             except (CorruptLog, CannotSeal) as error:
                 _log.error("No seal was made: %s", error)
-                pause = self._every.total_seconds()
+                pause = self.every
             except StoreUnavailable as error:
                 _log.warning("No seal was made: %s", error)
                 pause = 1.0

@@ -1,7 +1,8 @@
 """Verifies the log: every hash, version, position and payload, and the head of each thread."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
+from typing import Self
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -14,7 +15,8 @@ from domain.ports.log import EventStore, ThreadRow
 from domain.thread.codec import decode
 from domain.thread.events import ThreadForked
 
-PAGE_EVENTS = 1_000
+PAGE_SIZE = 1_000
+"""Events or threads of a page."""
 
 
 class Verified(Struct, frozen=True):
@@ -23,6 +25,10 @@ class Verified(Struct, frozen=True):
     threads: int = 0
     events: int = 0
     problems: tuple[str, ...] = ()
+
+    def __add__(self, other: Self) -> "Verified":
+        """Add up two parts of the log."""
+        return Verified(self.threads + other.threads, self.events + other.events, (*self.problems, *other.problems))
 
 
 class _ThreadFacts(Struct, frozen=True):
@@ -54,17 +60,13 @@ async def verify_thread(store: EventStore, thread_id: ThreadId) -> Verified:
 
 async def verify_slices(store: EventStore, slices: Iterable[Slice]) -> Verified:
     """Check every thread of some slices, and that the slices' positions have no gaps."""
-    threads = events = 0
-    problems: list[str] = []
+    verified = Verified()
     for slice_ in slices:
         try:
-            checked = await _verify_slice(store, slice_)
+            verified += await _verify_slice(store, slice_)
         except CorruptLog as error:
-            checked = await _verify_by_threads(store, slice_, str(error))
-        threads += checked.threads
-        events += checked.events
-        problems += checked.problems
-    return Verified(threads, events, tuple(problems))
+            verified += await _verify_by_threads(store, slice_, str(error))
+    return verified
 
 
 async def verify_heads(store: EventStore, slices: Iterable[Slice]) -> Verified:
@@ -72,16 +74,12 @@ async def verify_heads(store: EventStore, slices: Iterable[Slice]) -> Verified:
 
     Nothing is counted, because `verify_slices` has counted all threads with events.
     """
-    problems: list[str] = []
-    for slice_ in slices:
-        after: ThreadId | None = None
-        while rows := await store.threads_of(slice_, after, PAGE_EVENTS):
-            problems += [
-                f"{row.thread_id}: versions {row.base + 1} to {row.head.version} are missing"
-                for row in rows
-                if not await _has_events(store, row.thread_id)
-            ]
-            after = rows[-1].thread_id
+    problems = [
+        f"{row.thread_id}: versions {row.base + 1} to {row.head.version} are missing"
+        for slice_ in slices
+        async for row in _threads_of(store, slice_)
+        if not await _has_events(store, row.thread_id)
+    ]
     return Verified(problems=tuple(problems))
 
 
@@ -125,13 +123,18 @@ async def _verify_slice(store: EventStore, slice_: Slice) -> Verified:
 
 async def _verify_by_threads(store: EventStore, slice_: Slice, unreadable: str) -> Verified:
     """Check a slice that cannot be read in its order thread by thread, to name the threads with problems."""
-    checked, problems = [], [f"Slice {slice_} cannot be read: {unreadable}"]
+    verified = Verified(problems=(f"Slice {slice_} cannot be read: {unreadable}",))
+    async for row in _threads_of(store, slice_):
+        verified += await verify_thread(store, row.thread_id)
+    return verified
+
+
+async def _threads_of(store: EventStore, slice_: Slice) -> AsyncIterator[ThreadRow]:
     after: ThreadId | None = None
-    while rows := await store.threads_of(slice_, after, PAGE_EVENTS):
-        checked += [await verify_thread(store, row.thread_id) for row in rows]
+    while rows := await store.threads_of(slice_, after, PAGE_SIZE):
+        for row in rows:
+            yield row
         after = rows[-1].thread_id
-    problems += [problem for part in checked for problem in part.problems]
-    return Verified(len(checked), sum(part.events for part in checked), tuple(problems))
 
 
 async def _facts_before(store: EventStore, first: Record) -> _ThreadFacts:
@@ -143,13 +146,11 @@ async def _facts_before(store: EventStore, first: Record) -> _ThreadFacts:
 async def _fork_head(store: EventStore, first: Record) -> Head:
     try:
         event = decode(first).event
-    except CorruptLog:
+    except CorruptLog:  # its page is reported
         return EMPTY_HEAD
-    if not isinstance(event, ThreadForked):
+    if not isinstance(event, ThreadForked) or not START < event.at_version <= MAX_VERSION:
         return EMPTY_HEAD
     version = Version(event.at_version)
-    if not START < version <= MAX_VERSION:
-        return EMPTY_HEAD
     parent = await store.read(ThreadId(event.parent), Version(version - 1), version)
     return Head(version, parent[0].hash, parent[0].recorded_at) if parent else EMPTY_HEAD
 
@@ -173,7 +174,7 @@ async def _check_end(store: EventStore, thread_id: ThreadId, facts: _ThreadFacts
     row_head = row.head if row else EMPTY_HEAD
     head = facts.head if facts else EMPTY_HEAD
     while facts and head.version < row_head.version:
-        page = await store.read(thread_id, head.version, row_head.version, PAGE_EVENTS)
+        page = await store.read(thread_id, head.version, row_head.version, PAGE_SIZE)
         if not page:
             break
         facts, wrong = _check_page(page, facts)

@@ -6,33 +6,26 @@ from datetime import datetime, timedelta
 from time import monotonic
 from weakref import WeakValueDictionary
 
-from msgspec import Struct
-
 from domain.ids import Tenant
+from domain.lru import Lru
 from domain.ports.clock import Clock
-from domain.ports.ledger import Amount, Ledger, Scope, ScopeLimits
+from domain.ports.ledger import Amount, Ledger, ScopeLimits
 from domain.thread.events import Limit
 
-MAX_AGE_S = 1.0
+MAX_AGE = timedelta(seconds=1)
 """How old cached limits may be: limits that another process sets apply here after that."""
 
 MAX_TENANTS = 1_000
-"""Tenants whose limits are cached; the one that was read first is dropped."""
-
-
-class _Cached(Struct, frozen=True):
-    read_at: datetime
-    limits: Sequence[ScopeLimits]
+"""Tenants whose limits are cached: each counts as one byte. The least recently used are dropped."""
 
 
 class LimitsCache:
     """Caches limits for a moment. Limits that are set through it apply at once."""
 
-    def __init__(self, ledger: Ledger, clock: Clock, age: float = MAX_AGE_S) -> None:
+    def __init__(self, ledger: Ledger, clock: Clock) -> None:
         self._ledger = ledger
         self._clock = clock
-        self._age = timedelta(seconds=age)
-        self._cached: dict[Tenant, _Cached] = {}
+        self._cached = Lru[Tenant, tuple[datetime, Sequence[ScopeLimits]]](MAX_TENANTS)
         self._locks: WeakValueDictionary[Tenant, asyncio.Lock] = WeakValueDictionary()
         self._times_set = 0
         self._time: tuple[datetime, float] | None = None
@@ -40,11 +33,11 @@ class LimitsCache:
     async def now(self) -> datetime:
         """Return the ledger's time, so that processes with clocks hours apart count in the same windows.
 
-        It is read once in `age` seconds. In between, the monotonic clock adds the time that has passed, so that
+        It is read once in `MAX_AGE`. In between, the monotonic clock adds the time that has passed, so that
         changes of this machine's clock do not matter.
         """
         passed = monotonic()
-        if self._time is None or passed - self._time[1] >= self._age.total_seconds():
+        if self._time is None or passed - self._time[1] >= MAX_AGE.total_seconds():
             found = await self._ledger.now()
             if found is None:
                 return self._clock.now()
@@ -53,31 +46,22 @@ class LimitsCache:
         return at + timedelta(seconds=passed - since)
 
     async def of(self, tenant: Tenant) -> Sequence[ScopeLimits]:
-        """Return a tenant's limits, at most `age` seconds old. Concurrent calls share one query."""
+        """Return a tenant's limits, at most `MAX_AGE` old. Concurrent calls share one query."""
         async with self._locks.setdefault(tenant, asyncio.Lock()):
             now, times_set, cached = self._clock.now(), self._times_set, self._cached.get(tenant)
-            if cached and timedelta(0) <= now - cached.read_at < self._age:
-                return cached.limits
+            if cached and timedelta(0) <= now - cached[0] < MAX_AGE:
+                return cached[1]
             found = await self._ledger.limits(tenant)
             if times_set == self._times_set:  # otherwise it may be older than what was set
-                self._cached.pop(tenant, None)
-                self._cached[tenant] = _Cached(now, found)
-                if len(self._cached) > MAX_TENANTS:
-                    del self._cached[next(iter(self._cached))]
+                self._cached.put(tenant, (now, found), 1)
             return found
 
     async def set(
-        self,
-        scope: Scope,
-        limits: tuple[Limit, ...],
-        at: datetime,
-        actor: str | None,
-        spent: Mapping[str, Amount],
-        expected: tuple[Limit, ...] | None = None,
+        self, given: ScopeLimits, spent: Mapping[str, Amount], expected: tuple[Limit, ...] | None = None
     ) -> bool:
         """Set limits as `Ledger.set_limits` does."""
         try:
-            return await self._ledger.set_limits(scope, limits, at, actor, spent, expected)
+            return await self._ledger.set_limits(given, spent, expected)
         finally:
             self._times_set += 1
-            self._cached.pop(scope.tenant, None)
+            self._cached.discard(given.scope.tenant)

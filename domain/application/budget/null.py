@@ -2,8 +2,7 @@
 
 # ruff: noqa: ARG002, D102  (the ports give the arguments and describe the methods)
 
-from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Collection, Mapping
 from itertools import count
 from uuid import UUID
 
@@ -12,49 +11,28 @@ from domain.application.budget.reservations import Reservations
 from domain.application.budget.turn_budget import BudgetServices
 from domain.application.thread_reader import ThreadReader
 from domain.budget.prices import Prices
-from domain.ids import Shard, Tenant
 from domain.ports.clock import Clock
-from domain.ports.ledger import Amount, Granted, LimitUsage, Refused, Reservation, Scope, ScopeLimits
-from domain.thread.events import Limit
+from domain.ports.ledger import Granted, Refused, Reservation
 
 
 class NullLedger:
     """A `Ledger` without limits."""
 
-    async def now(self) -> datetime | None:
-        return None
+    async def now(self, *_: object) -> None:
+        return
 
-    async def set_limits(
-        self,
-        scope: Scope,
-        limits: tuple[Limit, ...],
-        at: datetime,
-        actor: str | None,
-        spent: Mapping[str, Amount],
-        expected: tuple[Limit, ...] | None = None,
-    ) -> bool:
+    release = now
+
+    async def set_limits(self, *_: object, **__: object) -> bool:
         raise TypeError("Nothing is limited here")
 
-    async def limits(self, tenant: Tenant) -> Sequence[ScopeLimits]:
+    async def limits(self, *_: object, **__: object) -> tuple[()]:
         return ()
 
-    async def history(self, tenant: Tenant, limit: int) -> Sequence[ScopeLimits]:
-        return ()
-
-    async def limit_usage(self, tenant: Tenant, at: datetime) -> Sequence[LimitUsage]:
-        return ()
+    history = limit_usage = settle = open_reservations = limits
 
     async def reserve(self, reservation: Reservation) -> Granted | Refused:
         return Granted()
-
-    async def settle(self, reservation: UUID, spent: Amount, *, quietly: bool = False) -> Sequence[LimitUsage]:
-        return ()
-
-    async def release(self, reservation: UUID) -> None:
-        return
-
-    async def open_reservations(self, shards: Sequence[Shard]) -> Sequence[Reservation]:
-        return ()
 
 
 def null_budget(history: ThreadReader, clock: Clock, prices: Prices) -> BudgetServices:

@@ -15,7 +15,7 @@ from domain.application.thread_reader import ThreadReader
 from domain.budget.limits import is_limited, spent_by
 from domain.budget.prices import Prices
 from domain.errors import CorruptLog, StoreUnavailable, UnknownThread
-from domain.ids import Shard, Tenant, ThreadId, shard_of, slice_of
+from domain.ids import Shard, ThreadId, shard_of, slice_of
 from domain.ports.ledger import Amount, Granted, Ledger, LimitUsage, Refused, Reservation
 from domain.thread.events import ModelCalled
 
@@ -47,10 +47,6 @@ class Reservations:
         self._live: set[UUID] = set()
         self._unsettled: dict[UUID, Amount | None] = {}
         """What calls have taken whose settlement failed: `recover` tries again. None: the reservation is released."""
-
-    async def limit_usage(self, tenant: Tenant) -> Sequence[LimitUsage]:
-        """Return how a tenant's limits stand now, by the ledger's time."""
-        return await self.ledger.limit_usage(tenant, await self.limits.now())
 
     async def reserve(self, reservation: Reservation) -> Granted | Refused:
         """Reserve the worst case of a call. The ledger is not asked where no limit counts the call.
@@ -114,44 +110,34 @@ class Reservations:
                 raise
             except Exception:  # noqa: BLE001  (one that cannot be settled must not keep the others open)
                 _log.exception("Reservation %s cannot be settled and stays open for now", reservation)
-        found = [each for each in await self.ledger.open_reservations(list(held)) if self._is_left(each, held)]
-        left = [each for each in found if not runs_elsewhere(each.thread_id)]
-        ended: list[str] = []
-        for each in left:
+        answered: list[bool] = []
+        for each in await self.ledger.open_reservations(list(held)):
+            if not self._is_left(each, held) or runs_elsewhere(each.thread_id):
+                continue
             try:
                 await before(each.thread_id)
             except StoreUnavailable as error:  # such as the store of staged answers; the log and the ledger may work
                 _log.warning("A reservation in thread %s stays open for now: %s", each.thread_id, error)
                 continue
             try:
-                if self._is_left(each, held) and await self._is_fenced(each.thread_id, held):
-                    ended.append(await self._recover(each))
+                epochs = {each.thread_id: held[shard_of(slice_of(each.thread_id))]}
+                # No former owner appends to a fenced thread. One that is not fenced may have an append under way.
+                if self._is_left(each, held) and await self._history.store.fence_threads(epochs):
+                    called = await self._called(each)
+                    await self._settle(each.id, spent_by(called, self._prices) if called else None, quietly=True)
+                    answered.append(called is not None)
             except StoreUnavailable:
                 raise
+            except CorruptLog:
+                _log.exception("The log of thread %s is corrupt: its reservation stays open", each.thread_id)
             except Exception:  # noqa: BLE001  (one that cannot be settled must not keep the others open)
                 _log.exception("A reservation in thread %s stays open for now", each.thread_id)
-        return Recovered(ended.count("settled"), ended.count("released"))
+        return Recovered(answered.count(True), answered.count(False))
 
     def _is_left(self, reservation: Reservation, held: Mapping[Shard, int]) -> bool:
         """Say whether a reservation's process is gone. Under a newer epoch, it is this worker that lost the shard."""
         epoch = reservation.fence.epoch if reservation.fence else 0
         return reservation.id not in self._live and epoch <= held[shard_of(slice_of(reservation.thread_id))]
-
-    async def _is_fenced(self, thread_id: ThreadId, held: Mapping[Shard, int]) -> bool:
-        """Keep a former owner's appends out of a thread. False: one of them may be under way."""
-        return thread_id in await self._history.store.fence_threads({thread_id: held[shard_of(slice_of(thread_id))]})
-
-    async def _recover(self, reservation: Reservation) -> str:
-        try:
-            called = await self._called(reservation)
-        except CorruptLog:
-            _log.exception("The log of thread %s is corrupt: its reservation stays open", reservation.thread_id)
-            return "left"
-        if called is None:
-            await self.ledger.release(reservation.id)
-            return "released"
-        await self.ledger.settle(reservation.id, spent_by(called, self._prices), quietly=True)
-        return "settled"
 
     async def _called(self, reservation: Reservation) -> ModelCalled | None:
         """Find the answer to a reservation's call in its thread's log: no answer is older than its reservation."""

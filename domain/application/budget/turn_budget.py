@@ -9,22 +9,14 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 from uuid import UUID
 
 from msgspec.structs import replace
 
 from domain.application.budget.reservations import Reservations
-from domain.budget.limits import (
-    MIN_COMPLETION_TOKENS,
-    PlannedCall,
-    affordable,
-    is_limited,
-    is_warned,
-    limit_usage,
-    spent_by,
-    turn_limit_usage,
-    worst_case,
-)
+from domain.budget import limits as rules
+from domain.budget.limits import PlannedCall
 from domain.budget.prices import Prices
 from domain.errors import BudgetExhausted
 from domain.ids import Tenant, ThreadId
@@ -110,13 +102,14 @@ class TurnBudget:
     async def strained(self, state: Running, models: Collection[str]) -> bool:
         """Say whether a limit's warning threshold is reached that counts calls of some models: then spend sparingly."""
         tenant_limits = await self._tenant_limits()
-        if any(is_warned(one.limit, one.spent) for one in self._own_usage(state, tenant_limits, models)):
+        if any(rules.is_warned(one.limit, one.spent) for one in self._own_usage(state, tenant_limits, models)):
             return True
-        return bool(tenant_limits) and any(
-            is_warned(one.limit, one.spent + one.reserved)
-            for one in await self.account.reservations.limit_usage(self.tenant)
-            if one.scope and one.scope.counts(self.agent, *models)
-        )
+        if not tenant_limits:
+            return False
+        ledger, limits = self.account.reservations.ledger, self.account.reservations.limits
+        usage = await ledger.limit_usage(self.tenant, await limits.now())
+        counting = [one for one in usage if one.scope and one.scope.counts(self.agent, *models)]
+        return any(rules.is_warned(one.limit, one.spent + one.reserved) for one in counting)
 
     async def reserve(self, state: Callable[[], Running], call: PlannedCall, fence: Fence | None) -> Reserved:
         """Reserve the worst case of a call, with a shorter answer if need be. The caller releases it if the call fails.
@@ -127,7 +120,7 @@ class TurnBudget:
         id_ = self.account.new_id()
         call = await self._reserve_here(id_, state, call)
         try:
-            shared = is_limited(await self._tenant_limits(), self.agent, call.model)
+            shared = rules.is_limited(await self._tenant_limits(), self.agent, call.model)
             if shared:
                 self._open.add(id_)
                 call = await self._reserve_in_ledger(id_, call, fence)
@@ -135,7 +128,7 @@ class TurnBudget:
             self._held.pop(id_, None)
             self._open.discard(id_)
             raise
-        self._held[id_] = worst_case(call, self.account.prices)
+        self._held[id_] = rules.worst_case(call, self.account.prices)
         return Reserved(id_, call.max_completion_tokens, shared)
 
     async def release(self, held: Reserved) -> None:
@@ -147,7 +140,7 @@ class TurnBudget:
 
     def took(self, held: Reserved, called: ModelCalled) -> None:
         """Hold what a call has taken, instead of its worst case, until it is recorded."""
-        spent = spent_by(called, self.account.prices)
+        spent = rules.spent_by(called, self.account.prices)
         if held.shared and held.id in self._held:
             more = spent - self._held[held.id]
             self._excess[held.id] = Amount(max(more.tokens, 0), max(more.cost, 0))
@@ -166,7 +159,7 @@ class TurnBudget:
             event = recorded.event
             if isinstance(event, ModelCalled) and event.reservation is not None:
                 self._open.discard(event.reservation)
-                spent = spent_by(event, self.account.prices)
+                spent = rules.spent_by(event, self.account.prices)
                 reached += map(_threshold, await self.account.reservations.settle(event.reservation, spent))
         return reached
 
@@ -185,26 +178,27 @@ class TurnBudget:
         prices, thread = self.account.prices, state.thread
         counting = [given for given in tenant_limits if given.scope.counts(self.agent, *models)]
         return [
-            *turn_limit_usage(None, thread.limits, state.turn, prices),
-            *limit_usage(thread.limits, thread, self.account.clock.now(), prices),
-            *[one for given in counting for one in turn_limit_usage(given.scope, given.limits, state.turn, prices)],
+            *rules.turn_limit_usage(None, thread.limits, state.turn, prices),
+            *rules.limit_usage(thread.limits, thread, self.account.clock.now(), prices),
+            *chain(*[rules.turn_limit_usage(each.scope, each.limits, state.turn, prices) for each in counting]),
         ]
 
     async def _reserve_here(self, id_: UUID, state: Callable[[], Running], call: PlannedCall) -> PlannedCall:
         """Hold the worst case of a call against the limits that need no ledger, with a shorter answer if need be."""
         attempts, prices = _Attempts(), self.account.prices
-        enough = min(MIN_COMPLETION_TOKENS, call.max_completion_tokens)
+        enough = min(rules.MIN_COMPLETION_TOKENS, call.max_completion_tokens)
         while True:
             tenant_limits = await self._tenant_limits()
             usage = self._own_usage(state(), tenant_limits, [call.model])
             held = sum(self._held.values(), NOTHING)
-            left = [affordable(one.limit, one.spent + held, call, prices) for one in usage]
+            left = [rules.affordable(one.limit, one.spent + held, call, prices) for one in usage]
             short = [one for one, tokens in zip(usage, left, strict=True) if tokens < enough]
             if not short:
                 call = replace(call, max_completion_tokens=min([call.max_completion_tokens, *left]))
-                self._held[id_] = worst_case(call, prices)  # no other call of this turn runs between the sum and this
+                # No other call of this turn runs between the sum and this.
+                self._held[id_] = rules.worst_case(call, prices)
                 return call
-            temporary = all(affordable(one.limit, one.spent, call, prices) >= enough for one in short)
+            temporary = all(rules.affordable(one.limit, one.spent, call, prices) >= enough for one in short)
             if not temporary or not await attempts.pause():
                 raise _exhausted(short[0], call)
 
@@ -213,23 +207,15 @@ class TurnBudget:
         attempts, prices, reservations = _Attempts(), self.account.prices, self.account.reservations
         while True:
             excess = sum(self._excess.values(), NOTHING)
-            reservation = Reservation(
-                id=id_,
-                tenant=self.tenant,
-                thread_id=self.thread_id,
-                agent=self.agent,
-                model=call.model,
-                worst_case=worst_case(call, prices) + excess,
-                at=self.account.clock.now(),
-                fence=fence,
-                counted_at=await reservations.limits.now(),
-            )
+            whose = id_, self.tenant, self.thread_id, self.agent, call.model
+            at, counted_at = self.account.clock.now(), await reservations.limits.now()
+            reservation = Reservation(*whose, rules.worst_case(call, prices) + excess, at, fence, counted_at)
             answer = await reservations.reserve(reservation)
             if isinstance(answer, Granted):
                 return call
             usage = answer.usage
-            left = affordable(usage.limit, usage.spent + usage.reserved + excess, call, prices)
-            if MIN_COMPLETION_TOKENS <= left < call.max_completion_tokens:
+            left = rules.affordable(usage.limit, usage.spent + usage.reserved + excess, call, prices)
+            if rules.MIN_COMPLETION_TOKENS <= left < call.max_completion_tokens:
                 call = replace(call, max_completion_tokens=left)
             elif not answer.temporary or not await attempts.pause():
                 raise _exhausted(usage, call)
@@ -255,22 +241,19 @@ def crossed(before: State, after: State, at: datetime, prices: Prices) -> Sequen
     """Return which warning thresholds of a thread's own limits were reached between two of its states."""
     if isinstance(before, Unopened) or isinstance(after, Unopened) or before.thread.usage is after.thread.usage:
         return ()
-    limits = after.thread.limits
-    was, now = (limit_usage(limits, state.thread, at, prices) for state in (before, after))
+    was, now = (rules.limit_usage(after.thread.limits, state.thread, at, prices) for state in (before, after))
     return [
         _threshold(new)
         for old, new in zip(was, now, strict=True)
-        if is_warned(new.limit, new.spent) and not is_warned(old.limit, old.spent)
+        if rules.is_warned(new.limit, new.spent) and not rules.is_warned(old.limit, old.spent)
     ]
 
 
 def _threshold(usage: LimitUsage) -> BudgetThresholdReached:
-    spent, scope = usage.spent, usage.scope
+    spent, scope = (usage.spent.tokens, usage.spent.cost), usage.scope
     if scope is None:
-        return BudgetThresholdReached("thread", usage.limit, usage.start, spent.tokens, spent.cost)
-    return BudgetThresholdReached(
-        "tenant", usage.limit, usage.start, spent.tokens, spent.cost, scope.agent, scope.model
-    )
+        return BudgetThresholdReached("thread", usage.limit, usage.start, *spent)
+    return BudgetThresholdReached("tenant", usage.limit, usage.start, *spent, scope.agent, scope.model)
 
 
 def _exhausted(usage: LimitUsage, call: PlannedCall) -> BudgetExhausted:

@@ -42,30 +42,29 @@ class ChangesBetween:
 
     async def counts(self, limit: int) -> tuple[Counts, Version]:
         """Count at most `limit` events. Also return the version of the last one."""
-        upto = Version(min(self._upto, self._after + limit))
         tally = Tally()
-        if self._after >= upto:
-            return tally.counts(), upto
-        async for recorded in self._repository.follow(self._thread_id, self._after, upto, AT_FIRST):
-            self._remember(recorded)
-            tally.add(recorded.event, await self._about(recorded.event))
-        return tally.counts(), upto
+        async for recorded, about in self._next(self._after, limit, AT_FIRST):
+            tally.add(recorded.event, about)
+        return tally.counts(), Version(min(self._upto, self._after + limit))
 
     async def sentences(self, after: Version, limit: int, first: int) -> AsyncIterator[DescribedEvent]:
         """Yield sentences for the next `limit` events after a version. The first read takes `first` of them."""
+        async for recorded, about in self._next(after, limit, first):
+            sentence = describe(recorded.event, about)
+            yield DescribedEvent(recorded.version, recorded.recorded_at, type(recorded.event).__name__, sentence)
+
+    async def _next(self, after: Version, limit: int, first: int) -> AsyncIterator[tuple[Recorded, Event | None]]:
+        """Yield the next `limit` events, each with the event that it refers to."""
         upto = Version(min(self._upto, after + limit))
         if after >= upto:
             return
         async for recorded in self._repository.follow(self._thread_id, after, upto, first):
-            self._remember(recorded)
-            event = recorded.event
-            sentence = describe(event, await self._about(event))
-            yield DescribedEvent(recorded.version, recorded.recorded_at, type(event).__name__, sentence)
+            if isinstance(recorded.event, ToolRequested | ApprovalRequested):  # later events may refer to it
+                self._remember(recorded)
+            yield recorded, await self._about(recorded.event)
 
     def _remember(self, recorded: Recorded) -> None:
-        """Cache an event that later ones may refer to."""
-        if isinstance(recorded.event, ToolRequested | ApprovalRequested):
-            self._cache.put(recorded.version, recorded.event, ENTRY_BYTES + recorded.size)
+        self._cache.put(recorded.version, recorded.event, ENTRY_BYTES + recorded.size)
 
     async def _about(self, event: Event) -> Event | None:
         """Return the event that an event refers to, which may be before the range."""
@@ -77,5 +76,5 @@ class ChangesBetween:
         found = await self._repository.history(self._thread_id, Version(version - 1), Version(version))
         if not found:
             return None
-        self._cache.put(Version(version), found[0].event, ENTRY_BYTES + found[0].size)
+        self._remember(found[0])
         return found[0].event

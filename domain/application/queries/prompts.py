@@ -1,14 +1,16 @@
 """The prompts of a turn, reconstructed from the log, with what was recorded about each call."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from itertools import zip_longest
 
 from msgspec import Struct
 
 from domain.application.recall.messages import read_messages
 from domain.application.thread_repository import LoadedThread, ThreadRepository
 from domain.errors import CorruptLog, UnknownTurn
-from domain.ids import START, ThreadId, TurnId, Version
+from domain.ids import START, TurnId, Version
 from domain.ports.texts import TextStore
 from domain.ports.tokens import TokenCounter
 from domain.prompt.reconstruct import ReconstructedPrompt, hinted, is_whole, reconstruct_prompt
@@ -36,84 +38,66 @@ class RecordedPrompt(Struct, frozen=True):
     prompt: ReconstructedPrompt
 
 
-async def recorded_prompts(
-    repository: ThreadRepository,
-    texts: TextStore,
-    tokens: TokenCounter,
-    loaded: LoadedThread,
-    turn_id: TurnId,
-    after: int = START,
-) -> tuple[Sequence[RecordedPrompt], bool]:
-    """Return the prompts of a turn after a version, and whether there are more than fit into `MAX_PAGE_BYTES`.
+@dataclass(frozen=True)
+class TurnPrompts:
+    """Reconstructs the prompts of turns. `loaded` is the thread as it is now."""
 
-    `loaded` is the thread as it is now.
+    repository: ThreadRepository
+    texts: TextStore
+    tokens: TokenCounter
+    loaded: LoadedThread
 
-    Raises:
-        UnknownTurn: the thread has no such turn, or the turn has not begun.
-    """
-    events = await _turn(repository, loaded.thread_id, turn_id, loaded.head.version)
-    found: list[RecordedPrompt] = []
-    room = MAX_PAGE_BYTES
-    for place, recorded in enumerate(events):
-        if not isinstance(recorded.event, ContextAssembled) or recorded.version <= after:
-            continue
-        if room <= 0:
-            return found, True
-        following = events[place + 1] if place + 1 < len(events) else None
-        follows = following is not None and following.version == recorded.version + 1
-        called = following.event if following and follows and isinstance(following.event, ModelCalled) else None
-        assembled = recorded.event
-        before = await _before(repository, loaded, recorded, assembled)
-        found.append(await _reconstructed(repository, texts, tokens, before, recorded, assembled, called))
-        room -= sum(bytes_of(message.content or "") for message in found[-1].prompt.messages)
-    return found, False
+    async def page(self, turn_id: TurnId, after: int = START) -> tuple[Sequence[RecordedPrompt], bool]:
+        """Return the prompts of a turn after a version, and whether there are more than fit into `MAX_PAGE_BYTES`.
 
-
-async def _reconstructed(
-    repository: ThreadRepository,
-    texts: TextStore,
-    tokens: TokenCounter,
-    before: Running,
-    recorded: Recorded,
-    assembled: ContextAssembled,
-    called: ModelCalled | None,
-) -> RecordedPrompt:
-    """Reconstruct one prompt from the thread as it was then."""
-    kept = await texts.texts([name for name in assembled.texts if name])
-    recalled = [Version(part.message) for part in assembled.recalled]
-    older = await read_messages(repository, recorded.thread_id, recalled)  # even if their turn was rolled back since
-    prompt = reconstruct_prompt(before, assembled, kept, older, tokens.count)
-    if called and called.hint:
-        prompt = hinted(prompt, called.hint, tokens.count)
-    everything = assembled.fixed + before.thread.said_tokens if is_whole(assembled) else None
-    return RecordedPrompt(recorded.version, recorded.recorded_at, assembled, called, everything, prompt)
-
-
-async def _before(
-    repository: ThreadRepository, loaded: LoadedThread, recorded: Recorded, assembled: ContextAssembled
-) -> Running:
-    """Fold the thread up to the version that a prompt was assembled from."""
-    made_of = Version(assembled.of or recorded.version - 1)
-    state = (await repository.load_at(loaded.thread_id, made_of, loaded.tenant)).state
-    if not isinstance(state, Running):
-        raise CorruptLog(f"{loaded.thread_id}: a prompt was assembled from version {made_of}, when no turn ran")
-    return state
-
-
-async def _turn(
-    repository: ThreadRepository, thread_id: ThreadId, turn_id: TurnId, upto: Version
-) -> Sequence[Recorded]:
-    """Return a turn's events about prompts, searching from the thread's end backwards."""
-    events: list[Recorded] = []
-    async for page in repository.pages_back(thread_id, START, upto, FIRST_PAGE_EVENTS):
-        for recorded in reversed(page):
+        Raises:
+            UnknownTurn: the thread has no such turn, or the turn has not begun.
+        """
+        events = await self._turn(turn_id)
+        found: list[RecordedPrompt] = []
+        room = MAX_PAGE_BYTES
+        for recorded, following in zip_longest(events, events[1:]):
             event = recorded.event
-            if isinstance(event, TurnEnd) and event.turn_id == turn_id:
-                events.clear()
-            if isinstance(event, ContextAssembled | ModelCalled):
-                events.append(recorded)
-            if isinstance(event, TurnStarted):
-                if event.turn_id == turn_id:
-                    return events[::-1]
-                events.clear()
-    raise UnknownTurn(turn_id)
+            if not isinstance(event, ContextAssembled) or recorded.version <= after:
+                continue
+            if room <= 0:
+                return found, True
+            follows = following and following.version == recorded.version + 1
+            called = following.event if follows and isinstance(following.event, ModelCalled) else None
+            found.append(await self._reconstructed(recorded, event, called))
+            room -= sum(bytes_of(message.content or "") for message in found[-1].prompt.messages)
+        return found, False
+
+    async def _reconstructed(
+        self, recorded: Recorded, assembled: ContextAssembled, called: ModelCalled | None
+    ) -> RecordedPrompt:
+        """Reconstruct one prompt from the thread as it was then."""
+        thread_id, made_of = self.loaded.thread_id, Version(assembled.of or recorded.version - 1)
+        before = (await self.repository.load_at(thread_id, made_of, self.loaded.tenant)).state
+        if not isinstance(before, Running):
+            raise CorruptLog(f"{thread_id}: a prompt was assembled from version {made_of}, when no turn ran")
+        texts = await self.texts.texts([name for name in assembled.texts if name])
+        recalled = [Version(part.message) for part in assembled.recalled]
+        older = await read_messages(self.repository, recorded.thread_id, recalled)  # even of turns rolled back since
+        prompt = reconstruct_prompt(before, assembled, texts, older, self.tokens.count)
+        if called and called.hint:
+            prompt = hinted(prompt, called.hint, self.tokens.count)
+        everything = assembled.fixed + before.thread.said_tokens if is_whole(assembled) else None
+        return RecordedPrompt(recorded.version, recorded.recorded_at, assembled, called, everything, prompt)
+
+    async def _turn(self, turn_id: TurnId) -> Sequence[Recorded]:
+        """Return a turn's events about prompts, searching from the thread's end backwards."""
+        events: list[Recorded] = []
+        upto = self.loaded.head.version
+        async for page in self.repository.pages_back(self.loaded.thread_id, START, upto, FIRST_PAGE_EVENTS):
+            for recorded in reversed(page):
+                event = recorded.event
+                if isinstance(event, TurnEnd) and event.turn_id == turn_id:
+                    events.clear()
+                if isinstance(event, ContextAssembled | ModelCalled):
+                    events.append(recorded)
+                if isinstance(event, TurnStarted):
+                    if event.turn_id == turn_id:
+                        return events[::-1]
+                    events.clear()
+        raise UnknownTurn(turn_id)

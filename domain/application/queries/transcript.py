@@ -4,6 +4,7 @@ An assistant's message carries the calls that it requests; a tool's message has 
 """
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeAlias
 
@@ -16,21 +17,11 @@ from domain.errors import CorruptLog
 from domain.ids import START, ThreadId, Version
 from domain.models.answers import Finish
 from domain.models.chat import ToolCall
+from domain.thread import events
 from domain.thread.codec import Recorded
-from domain.thread.events import (
-    ApprovalDenied,
-    Event,
-    MessageAppended,
-    ModelCalled,
-    ToolFailed,
-    ToolOutcomeUnknown,
-    ToolRequested,
-    ToolSucceeded,
-    TurnEnd,
-)
+from domain.thread.events import CallOutcome, Event, MessageAppended, ModelCalled, ToolRequested, TurnEnd, text_of
 
-Outcome: TypeAlias = Literal["succeeded", "failed", "unknown", "denied"]
-Answer: TypeAlias = ToolSucceeded | ToolFailed | ToolOutcomeUnknown | ApprovalDenied
+Answer: TypeAlias = events.ToolSucceeded | events.ToolFailed | events.ToolOutcomeUnknown | events.ApprovalDenied
 """The events that a tool's message is made of."""
 
 
@@ -45,7 +36,7 @@ class TranscriptMessage(Struct, frozen=True, omit_defaults=True):
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
-    outcome: Outcome | None = None
+    outcome: CallOutcome | None = None
     partial: bool = False
     finish: Finish = ""
 
@@ -59,118 +50,106 @@ class FinishedTurn(Struct, frozen=True):
     calls: Sequence[ModelCalled] = ()
 
 
-async def page(
-    repository: ThreadRepository,
-    thread_id: ThreadId,
-    after: Version = START,
-    limit: int = 100,
-    upto: Version | None = None,
-) -> Sequence[TranscriptMessage]:
-    """Return up to `limit` messages that begin after a version, in order."""
-    found: list[TranscriptMessage] = []
-    async for message in read(repository, thread_id, after, upto):
-        if len(found) == limit:
-            break
-        found.append(message)
-    return found
+@dataclass(frozen=True)
+class Transcript:
+    """Reads the messages of a thread."""
 
+    repository: ThreadRepository
+    thread_id: ThreadId
 
-async def finished(repository: ThreadRepository, thread_id: ThreadId, events: Sequence[Recorded]) -> FinishedTurn:
-    """Return a finished turn. `events` are all of its events; only its end, if it never began.
+    async def finished(self, recorded: Sequence[Recorded]) -> FinishedTurn:
+        """Return a finished turn. `recorded` are all of its events; only its end, if it never began.
 
-    Raises:
-        CorruptLog: the last event is not a turn's end.
-    """
-    last = events[-1]
-    if not isinstance(last.event, TurnEnd):
-        raise CorruptLog(f"{thread_id}: version {last.version} is no turn's end")
-    calls = [recorded.event for recorded in events if isinstance(recorded.event, ModelCalled)]
-    messages = [message async for message in _messages(repository, thread_id, _each(events))]
-    return FinishedTurn(last.event, last.version, messages, calls)
+        Raises:
+            CorruptLog: the last event is not a turn's end.
+        """
+        last = recorded[-1]
+        if not isinstance(last.event, TurnEnd):
+            raise CorruptLog(f"{self.thread_id}: version {last.version} is no turn's end")
+        calls = [each.event for each in recorded if isinstance(each.event, ModelCalled)]
+        messages = [message async for message in self._messages(_each(recorded))]
+        return FinishedTurn(last.event, last.version, messages, calls)
 
+    def read(
+        self, after: Version = START, upto: Version | None = None, *, enough: Version | None = None, first: int = PAGE
+    ) -> AsyncIterator[TranscriptMessage]:
+        """Yield the messages in order, up to the last one that begins at or before `enough`.
 
-async def _each(events: Sequence[Recorded]) -> AsyncIterator[Recorded]:
-    for recorded in events:
-        yield recorded
+        The first read takes `first` events.
+        """
+        return self._messages(self.repository.follow(self.thread_id, after, upto, first), enough)
 
-
-def read(
-    repository: ThreadRepository,
-    thread_id: ThreadId,
-    after: Version = START,
-    upto: Version | None = None,
-    *,
-    enough: Version | None = None,
-    first: int = PAGE,
-) -> AsyncIterator[TranscriptMessage]:
-    """Yield the messages of a thread in order, up to the last one that begins at or before `enough`.
-
-    The first read takes `first` events.
-    """
-    return _messages(repository, thread_id, repository.follow(thread_id, after, upto, first), enough)
-
-
-async def _messages(
-    repository: ThreadRepository, thread_id: ThreadId, events: AsyncIterator[Recorded], enough: Version | None = None
-) -> AsyncIterator[TranscriptMessage]:
-    """Yield the messages of consecutive events, until one would begin after `enough`."""
-    message: TranscriptMessage | None = None
-    requests: dict[Version, ToolRequested] = {}
-    async for recorded in events:
-        event = recorded.event
-        if isinstance(event, ToolRequested):
-            requests[recorded.version] = event
+    async def _messages(
+        self, following: AsyncIterator[Recorded], enough: Version | None = None
+    ) -> AsyncIterator[TranscriptMessage]:
+        """Yield the messages of consecutive events, until one would begin after `enough`."""
+        message: TranscriptMessage | None = None
+        requests: dict[Version, ToolRequested] = {}
+        async for recorded in following:
+            event = recorded.event
+            if isinstance(event, ToolRequested):
+                requests[recorded.version] = event
+                if message:
+                    message = replace(message, tool_calls=(*message.tool_calls, _tool_call(event)))
+                continue
             if message:
-                message = replace(message, tool_calls=(*message.tool_calls, _tool_call(event)))
-            continue
+                yield message
+                message = None
+            if enough is not None and recorded.version > enough:
+                return
+            if isinstance(event, MessageAppended):
+                message = _chat_message(recorded, event)
+            elif isinstance(event, Answer) and (request := await self._request(event, requests)):
+                requests.pop(Version(_call_of(event)), None)
+                yield _tool_message(recorded, event, request)
         if message:
             yield message
-            message = None
-        if enough is not None and recorded.version > enough:
-            return
-        if isinstance(event, MessageAppended):
-            message = _chat_message(recorded, event)
-        elif isinstance(event, Answer) and (request := await _request(repository, thread_id, event, requests)):
-            requests.pop(Version(_call_of(event)), None)
-            yield _tool_message(recorded, event, request)
-    if message:
-        yield message
+
+    async def read_back(
+        self, upto: Version, *, enough: Version = START, first: int = PAGE
+    ) -> AsyncIterator[TranscriptMessage]:
+        """Yield the messages up to a version, the last one first.
+
+        It stops at messages that begin at or before `enough`, unless their calls are after it.
+        """
+        calls: list[ToolCall] = []
+        async for page in self.repository.pages_back(self.thread_id, START, upto, first):
+            requests = {each.version: each.event for each in page if isinstance(each.event, ToolRequested)}
+            for recorded in reversed(page):
+                event = recorded.event
+                if isinstance(event, ToolRequested) and (calls or recorded.version > enough):
+                    calls.append(_tool_call(event))
+                    continue
+                if isinstance(event, MessageAppended) and (calls or recorded.version > enough):
+                    yield replace(_chat_message(recorded, event), tool_calls=tuple(reversed(calls)))
+                calls = []
+                if recorded.version <= enough:
+                    return
+                if isinstance(event, Answer) and (request := await self._request(event, requests)):
+                    yield _tool_message(recorded, event, request)
+
+    async def _request(self, answer: Answer, requests: dict[Version, ToolRequested]) -> ToolRequested | None:
+        """Return the request of a call, which may be before what was read. None if a person refused a node instead."""
+        call = Version(_call_of(answer))
+        event: Event | None = requests.get(call)
+        if event is None:
+            before = await self.repository.history(self.thread_id, Version(call - 1), call)
+            event = before[0].event if before else None
+        if isinstance(event, ToolRequested):
+            return event
+        if isinstance(answer, events.ApprovalDenied):
+            return None
+        raise CorruptLog(f"{self.thread_id}: version {call} is no tool call")
 
 
-async def read_back(
-    repository: ThreadRepository, thread_id: ThreadId, upto: Version, *, enough: Version = START, first: int = PAGE
-) -> AsyncIterator[TranscriptMessage]:
-    """Yield the messages of a thread up to a version, the last one first.
-
-    It stops at messages that begin at or before `enough`, unless their calls are after it.
-    """
-    calls: list[ToolCall] = []
-    async for page in repository.pages_back(thread_id, START, upto, first):
-        requests = {recorded.version: recorded.event for recorded in page if isinstance(recorded.event, ToolRequested)}
-        for recorded in reversed(page):
-            event = recorded.event
-            if isinstance(event, ToolRequested) and (calls or recorded.version > enough):
-                calls.append(_tool_call(event))
-                continue
-            if isinstance(event, MessageAppended) and (calls or recorded.version > enough):
-                yield replace(_chat_message(recorded, event), tool_calls=tuple(reversed(calls)))
-            calls = []
-            if recorded.version <= enough:
-                return
-            if isinstance(event, Answer) and (request := await _request(repository, thread_id, event, requests)):
-                yield _tool_message(recorded, event, request)
+async def _each(recorded: Sequence[Recorded]) -> AsyncIterator[Recorded]:
+    for each in recorded:
+        yield each
 
 
 def _chat_message(recorded: Recorded, event: MessageAppended) -> TranscriptMessage:
-    return TranscriptMessage(
-        recorded.version,
-        recorded.recorded_at,
-        event.role,
-        event.content,
-        event.tokens,
-        partial=event.partial,
-        finish=event.finish,
-    )
+    said = event.role, event.content, event.tokens
+    return TranscriptMessage(recorded.version, recorded.recorded_at, *said, partial=event.partial, finish=event.finish)
 
 
 def _tool_call(event: ToolRequested) -> ToolCall:
@@ -178,46 +157,10 @@ def _tool_call(event: ToolRequested) -> ToolCall:
 
 
 def _tool_message(recorded: Recorded, event: Answer, request: ToolRequested) -> TranscriptMessage:
-    content, outcome = _outcome(event)
-    return TranscriptMessage(
-        recorded.version,
-        recorded.recorded_at,
-        "tool",
-        content,
-        event.tokens,
-        tool_call_id=request.call_id,
-        name=request.tool,
-        outcome=outcome,
-    )
-
-
-def _outcome(event: Answer) -> tuple[str, Outcome]:
-    match event:
-        case ToolSucceeded(content=content):
-            return content, "succeeded"
-        case ToolFailed(error=error):
-            return error, "failed"
-        case ToolOutcomeUnknown(error=error):
-            return error, "unknown"
-        case ApprovalDenied(reason=reason):
-            return reason, "denied"
+    content, outcome = text_of(event), events.CALL_OUTCOMES[type(event)]
+    at, call_id = recorded.recorded_at, request.call_id
+    return TranscriptMessage(recorded.version, at, "tool", content, event.tokens, (), call_id, request.tool, outcome)
 
 
 def _call_of(answer: Answer) -> int:
-    return answer.approval if isinstance(answer, ApprovalDenied) else answer.call
-
-
-async def _request(
-    repository: ThreadRepository, thread_id: ThreadId, answer: Answer, requests: dict[Version, ToolRequested]
-) -> ToolRequested | None:
-    """Return the request of a call, which may be before what was read. None if a person refused a node instead."""
-    call = Version(_call_of(answer))
-    event: Event | None = requests.get(call)
-    if event is None:
-        before = await repository.history(thread_id, Version(call - 1), call)
-        event = before[0].event if before else None
-    if isinstance(event, ToolRequested):
-        return event
-    if isinstance(answer, ApprovalDenied):
-        return None
-    raise CorruptLog(f"{thread_id}: version {call} is no tool call")
+    return answer.approval if isinstance(answer, events.ApprovalDenied) else answer.call

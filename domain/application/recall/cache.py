@@ -52,13 +52,18 @@ class MessageCache:
     ) -> Mapping[int, FoundMessage]:
         """Read messages that were found, as `read_messages` does."""
         cached = self._threads.get(thread_id) or _ThreadMessages()
-        found: dict[int, FoundMessage] = {
-            hit.version: cached.messages[hit.version] for hit in hits if hit.version in cached.messages
-        }
+        versions = cached.messages.keys() & {hit.version for hit in hits}
+        found = {version: cached.messages[version] for version in versions}
         if missing := [hit for hit in hits if hit.version not in found]:
             tools: dict[int, str] = {hit.version: hit.who for hit in missing if hit.who not in UNNAMED}
             read = await read_messages(repository, thread_id, [hit.version for hit in missing], tools)
-            self._add(thread_id, read)
+            # got again: another read may have added to it meanwhile
+            cached = self._threads.get(thread_id) or _ThreadMessages()
+            for version, message in read.items():
+                if version not in cached.messages and len(message.text) <= MAX_CACHED_CHARS:
+                    cached.messages[version] = message
+                    cached.size += ENTRY_BYTES + getsizeof(message.text)
+            self._threads.put(thread_id, cached, cached.size)
             found |= read
         return found
 
@@ -74,12 +79,3 @@ class MessageCache:
             counted.append(replace(excerpt, prompt_tokens=cached.prompt_tokens[key]))
         self._threads.put(thread_id, cached, cached.size)
         return counted
-
-    def _add(self, thread_id: ThreadId, read: Mapping[int, FoundMessage]) -> None:
-        # got again: another read may have added to it meanwhile
-        cached = self._threads.get(thread_id) or _ThreadMessages()
-        for version, message in read.items():
-            if version not in cached.messages and len(message.text) <= MAX_CACHED_CHARS:
-                cached.messages[version] = message
-                cached.size += ENTRY_BYTES + getsizeof(message.text)
-        self._threads.put(thread_id, cached, cached.size)

@@ -8,7 +8,7 @@ from domain.application.thread_repository import ThreadRepository
 from domain.ids import ThreadId, Version
 from domain.recall.excerpts import FoundMessage
 from domain.thread.codec import Recorded
-from domain.thread.events import Event, MessageAppended, MessageEdited, ToolFailed, ToolRequested, ToolSucceeded
+from domain.thread.events import MessageAppended, MessageEdited, ToolFailed, ToolRequested, ToolSucceeded
 
 
 async def read_messages(
@@ -22,21 +22,16 @@ async def read_messages(
     `tools` names the tools of results, by version, as far as they are known.
     """
     found = await repository.at(thread_id, versions)
-    who = await _who(
-        repository, thread_id, {version: event for version, event in found.items() if version not in tools}
-    )
+    unnamed = {version: event for version, event in found.items() if version not in tools}
+    who = await _who(repository, thread_id, unnamed)
     messages: dict[int, FoundMessage] = {}
     for version, recorded in found.items():
         match recorded.event:
             case MessageAppended(role=role, content=str(content), tokens=tokens):
                 messages[version] = FoundMessage(Version(version), role, content, tokens=tokens)
-            case (
-                ToolSucceeded(call=call, content=content, tokens=tokens)
-                | ToolFailed(call=call, error=content, tokens=tokens)
-            ):
-                messages[version] = FoundMessage(
-                    Version(version), tools.get(version) or who[call], content, tokens=tokens
-                )
+            case ToolSucceeded(call=call, content=said, tokens=size) | ToolFailed(call=call, error=said, tokens=size):
+                tool = tools.get(version) or who[call]
+                messages[version] = FoundMessage(Version(version), tool, said, tokens=size)
             case MessageEdited(message=edited, content=content, tokens=tokens):
                 messages[version] = FoundMessage(Version(version), who[edited], content, Version(edited), tokens)
     return messages
@@ -44,10 +39,14 @@ async def read_messages(
 
 async def _who(repository: ThreadRepository, thread_id: ThreadId, events: Mapping[int, Recorded]) -> Mapping[int, str]:
     """Return who said each message that an edit replaces, and the tool of each call that a result answers."""
-    about = {_about(recorded.event) for recorded in events.values()} - {None}
+    about = set[int]()
+    for recorded in events.values():
+        match recorded.event:
+            case ToolSucceeded(call=version) | ToolFailed(call=version) | MessageEdited(message=version):
+                about.add(version)
     if not about:
         return {}
-    found = await repository.at(thread_id, [version for version in about if version is not None])
+    found = await repository.at(thread_id, about)
     tools = await _who(repository, thread_id, found)
     who: defaultdict[int, str] = defaultdict(lambda: "tool")
     for version, recorded in found.items():
@@ -59,12 +58,3 @@ async def _who(repository: ThreadRepository, thread_id: ThreadId, events: Mappin
             case MessageAppended(role=role):
                 who[version] = role
     return who
-
-
-def _about(event: Event) -> int | None:
-    """Return the version of the event that says who said this one."""
-    match event:
-        case ToolSucceeded(call=about) | ToolFailed(call=about) | MessageEdited(message=about):
-            return about
-        case _:
-            return None

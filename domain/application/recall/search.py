@@ -47,6 +47,9 @@ MAX_EMBEDDED_CHARS = 4_000
 RECALL_TIMEOUT_S = 2.0
 """How long recall may take: the user waits for an answer."""
 
+RECALL_FAILED = "Recall failed in thread %s: %s"
+MEANING_FAILED = "The search by meaning failed; older messages are found by words only: %s"
+
 MAX_UNINDEXED_MESSAGES = 8
 """Messages of the live window that the search may not find yet, because the read model lags a moment behind."""
 
@@ -87,7 +90,7 @@ class MessageSearch:
         if room <= 0 or not window or (state.thread.summary is None and before <= window[0].version):
             return ()
         recalled: Sequence[Excerpt] = ()
-        async with _best_effort(thread_id):
+        async with _best_effort(RECALL_TIMEOUT_S, RECALL_FAILED, thread_id):
             if not (terms := query_of(window)):
                 return ()
             question = next(message for message in reversed(window) if message.role == "user")
@@ -112,7 +115,7 @@ class MessageSearch:
     ) -> Sequence[Excerpt]:
         """Return what an earlier prompt of the turn recalled; nothing if it cannot be read now."""
         recalled: Sequence[Excerpt] = ()
-        async with _best_effort(thread_id):
+        async with _best_effort(RECALL_TIMEOUT_S, RECALL_FAILED, thread_id):
             hits = [Hit(thread_id, Version(part.message), 0.0) for part in parts]
             read = await self.cache.read(repository, thread_id, hits)
             again = [part_of(read[part.message], part) for part in parts if part.message in read]
@@ -133,17 +136,14 @@ class MessageSearch:
 
 
 @asynccontextmanager
-async def _best_effort(thread_id: ThreadId) -> AsyncIterator[None]:
-    """Limit recall in time. A failure is logged and suppressed, because no turn may fail for it."""
+async def _best_effort(seconds: float, failure: str, *about: object) -> AsyncIterator[None]:
+    """Limit a search in time. A failure is logged and suppressed, because no turn may fail for it."""
     try:
-        async with asyncio.timeout(RECALL_TIMEOUT_S):
+        async with asyncio.timeout(seconds):
             yield
     except Exception as error:  # noqa: BLE001  (whatever it is, the turn can go on)
-        _log.warning("Recall failed in thread %s: %s", thread_id, _reason(error))
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or ("it timed out" if isinstance(error, TimeoutError) else type(error).__name__)
+        why = str(error) or ("it timed out" if isinstance(error, TimeoutError) else type(error).__name__)
+        _log.warning(failure, *about, why)
 
 
 def _relevant(hits: Sequence[Hit], before: Version, terms: Sequence[Term], newest: Sequence[str]) -> Sequence[Hit]:
@@ -159,13 +159,11 @@ def _relevant(hits: Sequence[Hit], before: Version, terms: Sequence[Term], newes
 
 async def _similar(meaning: SemanticSearch, lineage: Lineage, question: str, before: Version) -> Sequence[Hit]:
     """Find messages with a similar meaning; nothing while the endpoint is unavailable."""
-    try:
-        async with asyncio.timeout(RECALL_TIMEOUT_S / 2):
-            (vector,) = await meaning.embedder.embed([embedded_text(question)])
-            return await meaning.vectors.nearest(meaning.embedder.model, lineage, vector, before, MAX_HITS)
-    except Exception as error:  # noqa: BLE001  (the search by words still works)
-        _log.warning("The search by meaning failed; older messages are found by words only: %s", _reason(error))
-        return ()
+    similar: Sequence[Hit] = ()
+    async with _best_effort(RECALL_TIMEOUT_S / 2, MEANING_FAILED):
+        (vector,) = await meaning.embedder.embed([embedded_text(question)])
+        similar = await meaning.vectors.nearest(meaning.embedder.model, lineage, vector, before, MAX_HITS)
+    return similar  # noqa: RET504  (after a failure, too)
 
 
 def embedded_text(text: str) -> str:
@@ -210,7 +208,16 @@ async def _is_current(repository: ThreadRepository, thread_id: ThreadId, said: F
     """Say whether a message still counts: messages of turns that were rolled back do not."""
     first = said.edits or said.message
     turn_id = await _turn_of(repository, thread_id, first)
-    return turn_id is None or not await _rolled_back(repository, thread_id, first, turn_id)
+    if turn_id is None:
+        return True
+    # queued turns may end before it; those are skipped
+    async for recorded in repository.follow(thread_id, first, first=TURN_PAGE_EVENTS):
+        event = recorded.event
+        if isinstance(event, TurnEnd) and event.turn_id == turn_id:
+            return not isinstance(event, TurnRolledBack)
+        if isinstance(event, TurnStarted):
+            break
+    return True
 
 
 async def _turn_of(repository: ThreadRepository, thread_id: ThreadId, version: Version) -> UUID | None:
@@ -220,14 +227,3 @@ async def _turn_of(repository: ThreadRepository, thread_id: ThreadId, version: V
             if isinstance(recorded.event, TurnStarted):
                 return recorded.event.turn_id
     return None
-
-
-async def _rolled_back(repository: ThreadRepository, thread_id: ThreadId, version: Version, turn_id: UUID) -> bool:
-    """Say whether a turn ended with a rollback. Queued turns may end before it; those are skipped."""
-    async for recorded in repository.follow(thread_id, version, first=TURN_PAGE_EVENTS):
-        event = recorded.event
-        if isinstance(event, TurnEnd) and event.turn_id == turn_id:
-            return isinstance(event, TurnRolledBack)
-        if isinstance(event, TurnStarted):
-            break
-    return False

@@ -11,12 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Protocol, TypeAlias
 
-from msgspec import Struct
-
 from domain.errors import StoreUnavailable
 from domain.ids import MAX_VERSION, ThreadId, Version
 from domain.ports.log import EventStore
-from domain.ports.wakeups import Moved, Retracted, Spoken, Wakeup, Wakeups, Watched
+from domain.ports.wakeups import Delta, NewEvents, Wakeup, Wakeups, Watched, Withdrawn
 from domain.thread.codec import Recorded
 from domain.thread.events import ApprovalRequested, TurnEnd
 
@@ -36,34 +34,8 @@ WATCHED_TTL_S = 30.0
 """Seconds for which a `Watched` wake-up of another process counts; it is repeated after a third of that."""
 
 
-class Delta(Struct, frozen=True):
-    """A piece of the answer that a model is writing after a version. `offset` counts characters.
-
-    Provisional until the next event.
-    """
-
-    version: Version
-    offset: int
-    text: str
-
-
-class Withdrawn(Struct, frozen=True):
-    """The deltas after a version are void: the attempt failed."""
-
-    version: Version
-
-
-class Behind(Struct, frozen=True):
-    """There are events up to a version, written by another process.
-
-    `ended`: a turn may have ended with one, or an approval been requested.
-    """
-
-    version: Version
-    ended: bool = True
-
-
-Signal: TypeAlias = Recorded | Delta | Withdrawn | Behind
+Signal: TypeAlias = Recorded | NewEvents | Delta | Withdrawn
+"""A stored event, or a wake-up about the thread: of another process, or about text of this one."""
 
 
 class Listener(Protocol):
@@ -76,8 +48,9 @@ class Listener(Protocol):
 class Subscription:
     """A queue of a thread's signals. Bounded: it drops signals when it is full, and notes that."""
 
-    def __init__(self) -> None:
+    def __init__(self, thread_id: ThreadId) -> None:
         """Create an empty queue."""
+        self._thread_id = thread_id
         self._signals: deque[tuple[Signal, int]] = deque()
         self._size = 0
         self._filled = asyncio.Event()
@@ -94,7 +67,7 @@ class Subscription:
         self._filled.set()
 
     async def hear(self) -> Signal:
-        """Wait for the next signal. Returns `Behind` the highest version if some were dropped."""
+        """Wait for the next signal. If some were dropped, returns `NewEvents` to the highest version."""
         while not (self._signals or self._dropped):
             self._filled.clear()
             await self._filled.wait()
@@ -103,17 +76,13 @@ class Subscription:
             self._size -= size
             return signal
         self._dropped = False
-        return Behind(MAX_VERSION)
+        return NewEvents(self._thread_id, MAX_VERSION)
 
 
 def _size_of(signal: Signal) -> int:
-    match signal:
-        case Recorded(size=size):
-            return size
-        case Delta(text=text):
-            return len(text)
-        case _:
-            return 0
+    if isinstance(signal, Recorded):
+        return signal.size
+    return len(signal.text) if isinstance(signal, Delta) else 0
 
 
 class Broadcast:
@@ -125,7 +94,6 @@ class Broadcast:
         self._wakeups = wakeups
         self._watched_elsewhere: dict[ThreadId, float] = {}
         self._readers: list[Callable[[], None]] = []
-        self._anything = asyncio.Event()
         self.reading = asyncio.Semaphore(MAX_READERS)
         """Held by a subscriber that reads the log."""
         if wakeups:
@@ -134,9 +102,9 @@ class Broadcast:
     @contextmanager
     def watch(self, thread_id: ThreadId) -> Iterator[Subscription]:
         """Subscribe to a thread's signals, with the text of models in other processes, while the block runs."""
-        subscription = Subscription()
+        subscription = Subscription(thread_id)
         with self.telling(thread_id, subscription):
-            self._announce(thread_id)
+            self._tell_others(Watched(thread_id))
             yield subscription
 
     @contextmanager
@@ -150,10 +118,6 @@ class Broadcast:
             if not self._listeners[thread_id]:
                 del self._listeners[thread_id]
 
-    async def anything(self) -> None:
-        """Wait until any thread has new events."""
-        await self._anything.wait()
-
     async def keep_up(self, store: EventStore) -> None:
         """Poll the log for ever, for the threads that have listeners here: all of them in one query."""
         announced = 0.0
@@ -165,17 +129,17 @@ class Broadcast:
                 announced = time.monotonic()
                 for thread_id, listeners in self._listeners.items():
                     if any(isinstance(listener, Subscription) for listener in listeners):
-                        self._announce(thread_id)
+                        self._tell_others(Watched(thread_id))
             with suppress(StoreUnavailable):
                 now = await store.versions(watched) if watched else {}
                 for thread_id, version in now.items():
                     if known.get(thread_id) != version:
-                        self._deliver(thread_id, (Behind(version),))
+                        self._deliver(thread_id, (NewEvents(thread_id, version),))
                 known = now
 
-    def _announce(self, thread_id: ThreadId) -> None:
+    def _tell_others(self, wakeup: Wakeup) -> None:
         if self._wakeups:
-            self._wakeups.send(Watched(thread_id))
+            self._wakeups.send(wakeup)
 
     def wake(self, reader: Callable[[], None]) -> None:
         """Call a reader of the log whenever a process has stored events."""
@@ -183,29 +147,20 @@ class Broadcast:
 
     def send(self, thread_id: ThreadId, events: Sequence[Recorded]) -> None:
         """Deliver stored events to every listener of a thread."""
+        if not events:
+            return
         self._deliver(thread_id, events)
-        if events:
-            self._wake_readers()
-        if self._wakeups and events:
-            ended = any(isinstance(recorded.event, TurnEnd | ApprovalRequested) for recorded in events)
-            self._wakeups.send(Moved(thread_id, events[-1].version, ended))
+        self._wake_readers()
+        ended = any(isinstance(recorded.event, TurnEnd | ApprovalRequested) for recorded in events)
+        self._tell_others(NewEvents(thread_id, events[-1].version, ended))
 
-    def speak(self, thread_id: ThreadId, delta: Delta) -> None:
-        """Deliver a piece of the text that a model is writing."""
-        self._deliver(thread_id, (delta,))
-        if self._wakeups and self._is_watched_elsewhere(thread_id):
-            self._wakeups.send(Spoken(thread_id, delta.version, delta.offset, delta.text))
-
-    def retract(self, thread_id: ThreadId, version: Version) -> None:
-        """Tell every listener that the deltas after a version are void."""
-        self._deliver(thread_id, (Withdrawn(version),))
-        if self._wakeups and self._is_watched_elsewhere(thread_id):
-            self._wakeups.send(Retracted(thread_id, version))
+    def speak(self, signal: Delta | Withdrawn) -> None:
+        """Deliver a piece of the text that a model is writing, or that the pieces after a version are void."""
+        self._deliver(signal.thread_id, (signal,))
+        if self._watched_elsewhere.get(signal.thread_id, 0.0) > time.monotonic():
+            self._tell_others(signal)
 
     def _wake_readers(self) -> None:
-        """Wake all callers of `anything`, and the readers of the log."""
-        self._anything.set()
-        self._anything = asyncio.Event()
         for reader in self._readers:
             reader()
 
@@ -216,26 +171,13 @@ class Broadcast:
 
     def _on_wakeup(self, wakeup: Wakeup) -> None:
         match wakeup:
-            case Moved(thread_id, version, ended):
-                self._deliver(thread_id, (Behind(version, ended),))
-                self._wake_readers()
-            case Spoken(thread_id, version, offset, text):
-                self._deliver(thread_id, (Delta(version, offset, text),))
-            case Retracted(thread_id, version):
-                self._deliver(thread_id, (Withdrawn(version),))
+            case NewEvents() | Delta() | Withdrawn():
+                self._deliver(wakeup.thread_id, (wakeup,))
+                if isinstance(wakeup, NewEvents):
+                    self._wake_readers()
             case Watched(thread_id):
-                self._watched_elsewhere.pop(thread_id, None)  # to the end: entries are in the order of their expiry
-                self._watched_elsewhere[thread_id] = time.monotonic() + WATCHED_TTL_S
-                self._drop_expired()
-
-    def _is_watched_elsewhere(self, thread_id: ThreadId) -> bool:
-        return self._watched_elsewhere.get(thread_id, 0.0) > time.monotonic()
-
-    def _drop_expired(self) -> None:
-        """Drop processes' entries that have expired."""
-        now = time.monotonic()
-        while self._watched_elsewhere:
-            first = next(iter(self._watched_elsewhere))
-            if self._watched_elsewhere[first] > now:
-                return
-            del self._watched_elsewhere[first]
+                now, expiries = time.monotonic(), self._watched_elsewhere
+                expiries.pop(thread_id, None)  # to the end: entries are in the order of their expiry
+                expiries[thread_id] = now + WATCHED_TTL_S
+                while expiries[first := next(iter(expiries))] <= now:
+                    del expiries[first]

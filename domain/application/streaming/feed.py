@@ -93,7 +93,8 @@ class Feed:
     def __init__(self, store: EventStore, broadcast: Broadcast) -> None:
         """Read a store. `broadcast` signals new events early."""
         self._store = store
-        self._broadcast = broadcast
+        self._stored = asyncio.Event()
+        broadcast.wake(self._stored.set)
         self._poll: asyncio.Task[Sequence[Position]] | None = None
 
     async def read(self, place: FeedCursor, wanted: FeedFilter, wait: float, stopping: asyncio.Event) -> FeedPage:
@@ -132,7 +133,7 @@ class Feed:
             place = place.moved(stretch.seen)
             if len(records) < asked:
                 break
-            room -= sum(map(_weight, records))
+            room -= sum(len(record.payload) + len(record.metadata) for record in records)
             most = max(room, 0) * len(found) // (MAX_PAGE_BYTES - room) + 1
         return FeedPage(found, place, more=bool(place.behind(heads)))
 
@@ -146,13 +147,10 @@ class Feed:
     async def _poll_soon(self) -> Sequence[Position]:
         try:
             with suppress(TimeoutError):
+                self._stored.clear()
                 async with asyncio.timeout(POLL_INTERVAL_S):
-                    await self._broadcast.anything()
+                    await self._stored.wait()
                     await asyncio.sleep(GATHER_S)
         finally:
             self._poll = None  # later events are for the next poll
         return await self._store.slice_heads()
-
-
-def _weight(record: Record) -> int:
-    return len(record.payload) + len(record.metadata)

@@ -4,10 +4,11 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
 
-from domain.application.streaming.broadcast import Behind, Broadcast, Delta, Withdrawn
+from domain.application.streaming.broadcast import Broadcast
 from domain.application.thread_reader import PageSize
 from domain.application.thread_repository import ThreadRepository
 from domain.ids import ThreadId, Version
+from domain.ports.wakeups import Delta, NewEvents, Withdrawn
 from domain.thread.codec import Recorded
 
 IDLE_S = 1.0
@@ -22,8 +23,8 @@ async def follow(
 ) -> AsyncGenerator[Recorded | Delta | Withdrawn | None, None]:
     """Yield every event after a version, for ever: each once and in order, whichever process writes it.
 
-    Deltas and withdrawals are yielded as they arrive, unless they belong to an older version. None is yielded after
-    `glance` seconds without a signal. No reference to a yielded event is kept.
+    Models' text and its retractions are yielded as they arrive, unless they belong to an older version. None is yielded
+    after `glance` seconds without a signal. No reference to a yielded event is kept.
     """
     with broadcast.watch(thread_id) as subscription:
         seen, behind, size = after, True, PageSize()
@@ -45,9 +46,9 @@ async def follow(
                 case Recorded(version=version) if version == seen + 1:
                     yield signal
                     seen = version
-                case Recorded(version=version) | Behind(version):
+                case Recorded(version=version) | NewEvents(version=version):
                     behind = version > seen
-                case Delta(version) | Withdrawn(version):
+                case Delta(version=version) | Withdrawn(version=version):
                     behind = version > seen
                     if version == seen:
                         yield signal

@@ -12,7 +12,6 @@ from domain.agents.agent import RETRY_ITEMS, Agent, Each
 from domain.agents.graph import RetryPolicy
 from domain.agents.outcomes import ToolOutcome, outcomes
 from domain.agents.values import typed_values
-from domain.application.streaming.broadcast import Delta
 from domain.application.thread_repository import LoadedThread
 from domain.application.turns.fan_out import run_fan_out
 from domain.application.turns.model_calls import ModelCall, PreparedPrompt
@@ -28,6 +27,7 @@ from domain.ids import ThreadId
 from domain.json import Json, copied
 from domain.models.answers import finish_of
 from domain.models.chat import MESSAGE_OVERHEAD, ChatMessage, ModelError
+from domain.ports.wakeups import Delta, Withdrawn
 from domain.prompt.compaction import leaving, remembered
 from domain.prompt.summary import INSTRUCTIONS, parse_summary, summary_request
 from domain.thread.codec import Recorded, to_json
@@ -204,7 +204,7 @@ class NodeContext:
         """Broadcast a piece of the answer."""
         if self._over:
             return
-        self.services.broadcast.speak(self.thread_id, Delta(self.run.durable_version, len(self.written), text))
+        self.services.broadcast.speak(Delta(self.thread_id, self.run.durable_version, len(self.written), text))
         self.written += text
 
     def _retract(self) -> None:
@@ -212,7 +212,7 @@ class NodeContext:
         if self._over:
             return
         self.written = ""
-        self.services.broadcast.retract(self.thread_id, self.run.durable_version)
+        self.services.broadcast.speak(Withdrawn(self.thread_id, self.run.durable_version))
 
     def _count(self, text: str) -> int:
         return self.services.tokens.count(text)

@@ -56,7 +56,7 @@ async def store_staged(
     """
     records = tuple(record for each in staged for record in each.chained.records)
     recorded = [event for each in staged for event in each.chained.recorded]
-    return await repository.append_chained(durable, ChainedEvents(staged[-1].after, records, recorded), fence=fence)
+    return await repository.append(ChainedEvents(durable, staged[-1].after, records, recorded), fence=fence)
 
 
 def append_of(durable: LoadedThread, staged: Sequence[StagedReport]) -> Append:

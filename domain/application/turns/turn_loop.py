@@ -24,6 +24,7 @@ from domain.errors import (
 )
 from domain.json import storable_text
 from domain.models.chat import ModelError, NoAnswer
+from domain.ports.wakeups import Withdrawn
 from domain.prompt.compaction import compacted, overflows
 from domain.thread.codec import to_json
 from domain.thread.commands import (
@@ -163,7 +164,7 @@ class TurnLoop:
         run = self.run
         trace = "" if isinstance(error, ThreadfoldError) else f"\n{trace_of(error)}"
         _log.warning("Node %s of %s failed: %s%s", node.name, run.thread_id, error_text(error), trace)
-        run.services.broadcast.retract(run.thread_id, run.durable_version)
+        run.services.broadcast.speak(Withdrawn(run.thread_id, run.durable_version))
         retried = error.transient if isinstance(error, ModelError) else True
         delay = node.retry.delay_after(turn.attempt) if retried else None
         retry_in_ms = None if delay is None else int(delay * 1000)

@@ -8,9 +8,10 @@ A turn may also wait for a person, perhaps for days. No request is kept open for
 import asyncio
 from collections.abc import Sequence
 
-from domain.application.streaming.broadcast import Behind, Signal
+from domain.application.streaming.broadcast import Signal
 from domain.application.thread_repository import ThreadRepository
 from domain.ids import ThreadId, TurnId, Version
+from domain.ports.wakeups import NewEvents
 from domain.thread.codec import Recorded
 from domain.thread.events import (
     ApprovalDenied,
@@ -61,9 +62,9 @@ class TurnWaiter:
         match signal:
             case Recorded(version=version) if version == self._version + 1:
                 self._take(signal)
-            case Recorded(version=version) | Behind(version, ended=True) if version > self._version:
+            case Recorded(version=version) | NewEvents(version=version, ended=True) if version > self._version:
                 self.miss()
-            case Behind(version) if version > self._version and self._approval_requested:
+            case NewEvents(version=version) if version > self._version and self._approval_requested:
                 self.miss()
 
     def miss(self) -> None:

@@ -11,15 +11,11 @@ def extracted(request: str) -> str:
     """Return the summary, as JSON, of a request that `domain.prompt.summary.summary_request` wrote."""
     former, _, said = request.removeprefix(FORMER).partition(SINCE)
     before = SummaryContent() if former == NOTHING else parse_written(former)
-    lines = [_spoken(line) for line in said.split("\n") if ": " in line]
+    spoken = (line.partition(": ") for line in said.split("\n") if ": " in line)
+    lines = [(who, cut(text, MAX_LINE_CHARS)) for who, _, text in spoken]
     users = tuple(text for who, text in lines if who == "user")
     agents = tuple(text for who, text in lines if who == "assistant")
     tools = tuple(f"{who}: {text}" for who, text in lines if who not in {"user", "assistant"})
     last_who, last = lines[-1] if lines else ("", "")
     asked = (last,) if last_who == "user" and last.endswith("?") else ()
     return to_json(SummaryContent(before.facts + users, before.decisions + agents, asked, before.tool_outcomes + tools))
-
-
-def _spoken(line: str) -> tuple[str, str]:
-    who, _, text = line.partition(": ")
-    return who, cut(text, MAX_LINE_CHARS)

@@ -113,9 +113,7 @@ def _answer(asked: str, results: Sequence[tuple[str, str]], messages: Sequence[C
         names = [name for m in messages if m.role != "assistant" for name in _NAME.findall(m.content or "")]
         return f"Your name is {names[-1]}." if names else "You have not told me your name, as far as I can see."
     earlier = len(said[:-1])
-    count = (
-        "no earlier message" if not earlier else "1 earlier message" if earlier == 1 else f"{earlier} earlier messages"
-    )
+    count = {0: "no earlier message", 1: "1 earlier message"}.get(earlier, f"{earlier} earlier messages")
     if _ASKS_FIRST.search(asked):
         first = f" The first one in view is: “{_quote(said[0])}”" if earlier else ""
         return f"I can see {count} of yours.{first}"

@@ -1,23 +1,15 @@
 """Builds a `ChatAnswer` from a whole completion, or from the chunks of a streamed one."""
 
+import codecs
 import json
 
-from domain.agents.error_text import shortened
 from domain.json import storable_text
 from domain.models.chat import AnswerCut, AnswerMalformed, AnswerTooLarge, ChatAnswer, ModelError, Usage
 from domain.thread.size_limits import MAX_TEXT_BYTES, bytes_of
-from infrastructure.models.openai.completion import (
-    Choice,
-    Completion,
-    Delta,
-    SurrogateJoiner,
-    read_tool_calls,
-    read_usage,
-    text_of,
-    usage_within,
-)
-from infrastructure.models.openai.failures import MAX_WORDS, failure_of, message_of, status_of, without
-from infrastructure.models.openai.provider_data import ExtraFields
+from infrastructure.models.openai import completion
+from infrastructure.models.openai.failures import failure_of, message_of, status_of
+from infrastructure.models.openai.provider_data import MESSAGE_FIELDS, ExtraFields, extra_of
+from infrastructure.models.openai.surrogates import UTF_16
 from infrastructure.models.openai.tool_calls import ToolCalls
 
 MAX_LABEL_CHARS = 200
@@ -30,14 +22,14 @@ class AnswerBuilder:
     def __init__(self, model: str, secret: str = "") -> None:
         """Start empty. `model` is the name if the endpoint reports none; errors do not contain `secret`."""
         self._model = model
-        self._secret = secret
+        self.secret = secret
         self._text: list[str] = []
-        self._joiner = SurrogateJoiner()
+        self._join = codecs.getincrementaldecoder(UTF_16[0])(UTF_16[1]).decode
         self._thoughts: list[str] = []
         self._calls = ToolCalls()
         self._extra = ExtraFields()
         self._refused = False
-        self._other_choices: list[Choice] = []
+        self._other_choices: list[completion.Choice] = []
         self._finish_reason: str | None = None
         self._has_choice = False
         self._usage_came_last = False
@@ -73,23 +65,19 @@ class AnswerBuilder:
         reasoning = "".join(self._thoughts) or self._extra.written
         return storable_text("".join((*self._text, reasoning, self._calls.written, unread)))
 
-    def add(self, completion: Completion) -> str:
+    def add(self, part: completion.Completion) -> str:
         """Add a completion or a chunk and return its text. Raise a `ModelError` if it is an error of the server."""
-        usage = read_usage(completion.usage)
-        self._usage_came_last = usage is not None and self.finished and not completion.choices
+        usage = completion.read_usage(part.usage)
+        self._usage_came_last = usage is not None and self.finished and not part.choices
         self.usage = usage or self.usage
-        if completion.error is not None:
-            raise self._failure(completion.error)
-        self.has_output = self.has_output or completion.has_output
-        self._thoughts.append(completion.thoughts)
-        self._model = completion.model if isinstance(completion.model, str) and completion.model else self._model
-        choices = [choice for choice in completion.choices or () if choice]
+        if part.error is not None:
+            raise self._failure(part.error)
+        self.has_output = self.has_output or part.has_output
+        self._thoughts.append(part.thoughts)
+        self._model = part.model if isinstance(part.model, str) and part.model else self._model
+        choices = [choice for choice in part.choices or () if choice]
         self._other_choices += filter(_is_another, choices)
         return "".join([self._add_choice(choice) for choice in choices if not _is_another(choice)])
-
-    def look_for_usage(self, text: str) -> None:
-        """Take only the usage out of a part of an answer that is broken already."""
-        self.usage = usage_within(text) or self.usage
 
     def close(self) -> None:
         """Note the mark that ends a stream."""
@@ -103,7 +91,7 @@ class AnswerBuilder:
         if not self._has_choice and self._other_choices:  # the endpoint numbers its only answer otherwise than 0
             first = self._other_choices[0].index
             text = "".join(self._add_choice(choice) for choice in self._other_choices if choice.index == first)
-        half = self._joiner.end()
+        half = self._join(b"", final=True)
         self._text.append(half)
         return text + half
 
@@ -131,29 +119,27 @@ class AnswerBuilder:
             extra=self._extra.build(),
         )
 
-    def quoted(self, text: str) -> str:
-        """Return the beginning of a text of the endpoint's for an error."""
-        return shortened(without(self._secret, text), MAX_WORDS)
-
-    def _add_choice(self, choice: Choice) -> str:
+    def _add_choice(self, choice: completion.Choice) -> str:
         self._has_choice = True
         if choice.finish_reason:
             self._finish_reason = str(choice.finish_reason)
-        delta = choice.delta or choice.message or Delta()
-        self._extra.add(delta.extra)
-        calls = delta.tool_calls
-        if isinstance(delta.function_call, dict) and any(delta.function_call.values()) and not calls:
-            calls = {"function": delta.function_call}
-        for call in read_tool_calls(calls):
-            self._calls.add(call, whole=delta is choice.message)
-        self._refused = self._refused or bool(text_of(delta.refusal))
-        text = self._joiner.add(text_of(delta.content) or text_of(delta.refusal))
+        whole = choice.delta is None
+        message = (choice.message if whole else choice.delta) or {}
+        self._extra.add(extra_of(message, MESSAGE_FIELDS))
+        calls, older = message.get("tool_calls"), message.get("function_call")
+        if isinstance(older, dict) and any(older.values()) and not calls:
+            calls = {"function": older}
+        for call in completion.read_tool_calls(calls):
+            self._calls.add(call, whole=whole)
+        refusal = completion.text_of(message.get("refusal"))
+        self._refused = self._refused or bool(refusal)
+        text = self._join((completion.text_of(message.get("content")) or refusal).encode(*UTF_16))
         self._text.append(text)
         return text
 
     def _failure(self, error: object) -> ModelError:
         """Return what an error instead of an answer means: the same as an error status, unless output came before."""
-        said, status = message_of(error, self._secret), status_of(error)
+        said, status = message_of(error, self.secret), status_of(error)
         self.accepted = self._has_choice or self.usage is not None  # else it is a refusal, though with status 200
         if status is None or self.has_output:
             return AnswerCut(f"The model's endpoint gave up: {said}")
@@ -161,6 +147,6 @@ class AnswerBuilder:
         return failure_of(status, said)
 
 
-def _is_another(choice: Choice) -> bool:
+def _is_another(choice: completion.Choice) -> bool:
     """Say whether a choice is another answer than the first. We ask for one; some endpoints send more."""
     return choice.index not in (None, 0, "0", "")

@@ -4,102 +4,62 @@ import asyncio
 import random as randomness
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
 
 import httpx
 from msgspec.structs import replace
 
 from domain.json import storable_text
-from domain.models.chat import (
-    AnswerCut,
-    AnswerMalformed,
-    ChatAnswer,
-    ChatRequest,
-    Cost,
-    ModelError,
-    ModelRejectedRequest,
-    ModelUnreachable,
-    OnDelta,
-    ToolsNotSupported,
-    note_cost,
-)
+from domain.models import chat
+from domain.models.chat import ChatAnswer, ChatRequest, ModelError, OnDelta
+from infrastructure.models.openai import refusals
 from infrastructure.models.openai.answer import AnswerBuilder
-from infrastructure.models.openai.dialects import Dialects, missed
+from infrastructure.models.openai.dialects import LIMITS, Dialects, missed
 from infrastructure.models.openai.endpoints import PLACES, TimeLimits, completions_url, display_url, origin_of
 from infrastructure.models.openai.provider_data import own_data
-from infrastructure.models.openai.refusals import (
-    FOREIGN_CALLS,
-    STATUSES,
-    refused_data,
-    refuses_foreign_calls,
-    rejected_field,
-)
 from infrastructure.models.openai.request import PromptCache, write_request
 from infrastructure.models.openai.response import read_answer
 from infrastructure.models.openai.retry import RetryPolicy
 from infrastructure.models.openai.transport import NotAnsweredError, Transport
 
-MAX_ANSWER_BYTES = 4 * 1024 * 1024
 
-
+@dataclass(eq=False, repr=False)
 class OpenAIChatModel:
     """Implements `domain.models.chat.ChatModel` over HTTP.
+
+    `endpoint` is a base URL such as http://localhost:11434/v1, or the whole path. `omit` are fields of
+    `refusals.FIELDS` that it does not take. `places` names the setting of each of these arguments, for errors.
+    `past_proxies`: ignore the proxies that the environment names. Raises `InvalidInput` for an endpoint that is no URL,
+    or a key that no header can carry.
 
     Transient failures (see `retry.py`) are retried with backoff until an answer begins. From then on a failure is
     raised, because text may have been shown. If the endpoint refuses a field of the request, the request is sent
     again without it at once, and for an hour after that (see `dialects.py`). No error's message contains the key.
     """
 
-    def __init__(
-        self,
-        endpoint: str,
-        api_key: str | None,
-        model: str,
-        *,
-        limits: TimeLimits | None = None,
-        omit: Sequence[str] = (),
-        places: Mapping[str, str] | None = None,
-        retry: RetryPolicy | None = None,
-        max_answer_bytes: int = MAX_ANSWER_BYTES,
-        past_proxies: bool = False,
-        prompt_cache: PromptCache = "automatic",
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
-        random: Callable[[], float] = randomness.random,
-    ) -> None:
-        """Take a base URL such as http://localhost:11434/v1 (or the whole path), a key if it needs one, and a model.
+    endpoint: str
+    api_key: str | None
+    model: str
+    _: KW_ONLY
+    limits: TimeLimits = field(default_factory=TimeLimits)
+    omit: Sequence[str] = ()
+    places: Mapping[str, str] = field(default_factory=lambda: PLACES)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    past_proxies: bool = False
+    prompt_cache: PromptCache = "automatic"
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    random: Callable[[], float] = randomness.random
 
-        `omit` are fields of `refusals.FIELDS` that the endpoint does not take. `places` names the setting of each of
-        these arguments, for errors. `past_proxies`: ignore the proxies that the environment names. Raises
-        `InvalidInput` for an endpoint that is no URL, or a key that no header can carry.
-        """
-        url = completions_url(endpoint)
+    def __post_init__(self) -> None:
+        """Open the connection pool."""
+        url = completions_url(self.endpoint)
+        key = (self.api_key or "").strip()
+        names = LIMITS[::-1] if url.host == "api.openai.com" else LIMITS
         self._origin = origin_of(url)
-        self._key = (api_key or "").strip()
-        self._model = model
-        self._limits = limits or TimeLimits()
-        self._places = {**PLACES, **(places or {})}
-        self._retry = retry or RetryPolicy()
-        self._prompt_cache = prompt_cache
-        self._sleep, self._random = sleep, random
-        self._dialects = Dialects(
-            omit,
-            display_url(url),
-            self._places["omit"],
-            now=now,
-            prefers="max_completion_tokens" if url.host == "api.openai.com" else "max_tokens",
-        )
-        self._transport = Transport(
-            url,
-            self._key,
-            limits=self._limits,
-            places=self._places,
-            retry=self._retry,
-            max_answer_bytes=max_answer_bytes,
-            past_proxies=past_proxies,
-            now=now,
-        )
+        self._transport = Transport(url, key, self.limits, self.places, self.retry, self.past_proxies, self.now)
+        self._dialects = Dialects(frozenset(self.omit), display_url(url), self.places["omit"], self.now, names)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -112,24 +72,24 @@ class OpenAIChatModel:
             if text and on_delta is not None:
                 on_delta(storable_text(text))
 
-        model = request.model or self._model
-        call = _Call(request, model, show, self._origin, streaming=on_delta is not None, key=self._key)
-        total = self._limits.total
+        model = request.model or self.model
+        call = _Call(request, model, show, on_delta is not None, AnswerBuilder(model))
+        total = self.limits.total
         try:
             async with asyncio.timeout(total) as deadline:
                 return await self._complete(call)
         except TimeoutError as error:
             if not deadline.expired():
                 raise  # the caller's own, out of `on_delta`
-            kind = AnswerCut if call.streaming and call.answer.written else ModelUnreachable
-            setting = f"{self._places['total']} sets how long to wait."
+            kind = chat.AnswerCut if call.streaming and call.answer.written else chat.ModelUnreachable
+            setting = f"{self.places['total']} sets how long to wait."
             late = kind(f"The model's answer was not complete within {total:g} s. {setting}")
             raise call.charged(late) from error
         except ModelError as error:
             call.charged(error)
             raise
         except asyncio.CancelledError as error:  # the caller's time is over, or the turn was cancelled
-            note_cost(error, call.cost)
+            chat.note_cost(error, chat.Cost(call.answer.accepted, call.answer.usage, call.answer.written))
             raise
 
     async def _complete(self, call: "_Call") -> ChatAnswer:
@@ -138,22 +98,24 @@ class OpenAIChatModel:
         A refusal that names no field may be about the endpoint's own data. Without it such a thread could go on, so
         the request is sent once more without all of it. If that is refused too, the first refusal is raised.
         """
-        gives_up_at = asyncio.get_running_loop().time() + self._limits.total
+        gives_up_at = asyncio.get_running_loop().time() + self.limits.total
         why: ModelError | None = None
         unexplained: ModelError | None = None
         while True:
-            omitted = self._dialects.omitted(call.model) | call.refused
-            if "tools" in omitted and call.needs_tools and not self._dialects.sets("tools"):
-                instead = f"Set {self._places['omit']}=tools to ask it without them."
+            call.omitted = omitted = self._dialects.omitted(call.model) | call.refused
+            needs_tools = call.request.needs_tools and call.request.tools
+            if "tools" in omitted and needs_tools and "tools" not in self._dialects.by_setting:
+                instead = f"Set {self.places['omit']}=tools to ask it without them."
                 said = f"{call.model} takes no tools. {instead} {why or ''}"
-                raise ToolsNotSupported(said.strip()) from why
-            call.begin(self._dialects.fields(call.request, omitted, stream=call.streaming), omitted)
+                raise chat.ToolsNotSupported(said.strip()) from why
+            call.fields = self._dialects.fields(call.request, omitted, stream=call.streaming)
+            call.answer = AnswerBuilder(call.model, self._transport.key)
             try:
                 answer = await self._attempt(call, gives_up_at)
             except _FieldRefusedError as refusal:
                 call.refused |= {refusal.field}
                 why = refusal.error
-            except ModelRejectedRequest as error:
+            except chat.ModelRejectedRequest as error:
                 own = own_data(call.request, self._origin) - omitted
                 if unexplained is not None or not own:
                     raise unexplained or error from error
@@ -169,15 +131,14 @@ class OpenAIChatModel:
         call.answer.accepted = True
         chunks = self._transport.chunks(response, first_byte_by, call.answer, streamed=call.streamed)
         try:
-            try:
-                async with aclosing(chunks):
-                    await read_answer(chunks, call.answer, call.show, streamed=call.streamed)
-                answer = call.answer.build()
-            except RecursionError as error:
-                raise AnswerMalformed("The model's answer is nested too deeply to be read.") from error
+            async with aclosing(chunks):
+                await read_answer(chunks, call.answer, call.show, streamed=call.streamed)
+            answer = call.answer.build()
             return replace(answer, origin=self._origin, omitted=missed(call.request, call.fields))
+        except RecursionError as error:
+            raise chat.AnswerMalformed("The model's answer is nested too deeply to be read.") from error
         except ModelError as error:
-            call.check_fields(*call.answer.refusal, error)
+            self._check_fields(call, *call.answer.refusal, error)
             raise
         finally:
             await response.aclose()
@@ -190,70 +151,59 @@ class OpenAIChatModel:
         """
         request = call.request
         headers = {"X-Threadfold-Thread": str(request.thread_id)} if request.thread_id else {}
-        body = write_request(request, call.model, call.fields, self._origin, call.omitted, self._prompt_cache)
-        patience = self._limits.total if request.patience is None else request.patience
+        body = write_request(request, call.model, call.fields, self._origin, call.omitted, self.prompt_cache)
+        patience = self.limits.total if request.patience is None else request.patience
         loop = asyncio.get_running_loop()
         attempt = 1
         while True:
-            first_byte_by = loop.time() + self._limits.first_byte if call.streamed else None
+            first_byte_by = loop.time() + self.limits.first_byte if call.streamed else None
             try:
                 return await self._transport.send(body, headers, first_byte_by), first_byte_by
             except NotAnsweredError as failure:
-                call.check_fields(failure.status, failure.words, failure.error)
-                wait = self._retry.wait(attempt, failure.retry_after, self._random)
+                self._check_fields(call, failure.status, failure.words, failure.error)
+                wait = self.retry.wait(attempt, failure.retry_after, self.random)
                 if attempt >= failure.attempts or wait > patience or loop.time() + wait >= gives_up_at:
                     raise failure.error from failure.__cause__
             attempt += 1
-            await self._sleep(wait)
+            await self.sleep(wait)
+
+    def _check_fields(self, call: "_Call", status: int | None, words: str, error: ModelError) -> None:
+        """Raise `_FieldRefusedError` if a refusal is about one of the optional fields, or the endpoint's own data."""
+        if status in refusals.STATUSES and not call.answer.has_output:
+            about = (words, call.request, self._origin, call.omitted)
+            refused = refusals.refused_data(*about) or refusals.rejected_field(words, call.fields)
+            if refused is None and refusals.refuses_foreign_calls(*about):
+                refused = refusals.FOREIGN_CALLS
+            if refused is not None:
+                raise _FieldRefusedError(refused, error) from error
 
 
+@dataclass
 class _Call:
-    """One call of a model: the request, the fields that were refused, and the answer of the current attempt."""
+    """One call of a model: the request, the fields that were refused, and the answer of the current attempt.
 
-    def __init__(
-        self, request: ChatRequest, model: str, show: OnDelta, origin: str, *, streaming: bool, key: str
-    ) -> None:
-        self.request, self.model, self.show, self.origin, self.key = request, model, show, origin, key
-        self.streaming = streaming
-        """Whether the caller wants a stream."""
-        self.refused: frozenset[str] = frozenset()
-        self.begin((), frozenset())
+    `streaming`: the caller wants a stream. `fields` are the optional fields of the attempt, `omitted` what it leaves
+    out.
+    """
 
-    def begin(self, fields: Sequence[str], omitted: frozenset[str]) -> None:
-        """Begin an attempt with some of the optional fields, and without what is omitted."""
-        self.fields, self.omitted = fields, omitted
-        self.answer = AnswerBuilder(self.model, self.key)
+    request: ChatRequest
+    model: str
+    show: OnDelta
+    streaming: bool
+    answer: AnswerBuilder
+    refused: frozenset[str] = frozenset()
+    fields: Sequence[str] = ()
+    omitted: frozenset[str] = frozenset()
 
     @property
     def streamed(self) -> bool:
         """Whether this attempt asks the endpoint for a stream: not where it refuses to."""
         return "stream" in self.fields
 
-    @property
-    def needs_tools(self) -> bool:
-        """Whether the request offers tools, and must not be answered without them."""
-        return bool(self.request.tools) and self.request.needs_tools
-
-    def check_fields(self, status: int | None, words: str, error: ModelError) -> None:
-        """Raise `_FieldRefusedError` if a refusal is about one of the optional fields, or the endpoint's own data."""
-        if status in STATUSES and not self.answer.has_output:
-            about = (words, self.request, self.origin, self.omitted)
-            field = refused_data(*about) or rejected_field(words, self.fields)
-            if field is None and refuses_foreign_calls(*about):
-                field = FOREIGN_CALLS
-            if field is not None:
-                raise _FieldRefusedError(field, error) from error
-
-    @property
-    def cost(self) -> Cost:
-        """What the current attempt has cost so far."""
-        return Cost(self.answer.accepted, self.answer.usage, self.answer.written)
-
     def charged(self, error: ModelError) -> ModelError:
         """Return the error with what the call has cost so far."""
-        cost = self.cost
-        error.accepted, error.usage = cost.accepted, error.usage or cost.usage
-        error.written = cost.written + error.written
+        error.accepted, error.usage = self.answer.accepted, error.usage or self.answer.usage
+        error.written = self.answer.written + error.written
         return error
 
 

@@ -12,7 +12,7 @@ from msgspec import Struct, field
 
 from domain.json import JsonObject
 from domain.models.chat import AnswerMalformed, Usage
-from infrastructure.models.openai.provider_data import separate_extra
+from infrastructure.models.openai.provider_data import CALL_FIELDS, extra_of
 
 _USAGE = re.compile(r'(?<!\\)"usage"\s*+:\s*+(?=\{)')
 """Where a usage begins. Within a JSON string its quotes would be escaped."""
@@ -27,80 +27,28 @@ _JSON = json.JSONDecoder()
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_text", "thinking", "thoughts")
 """Fields in which endpoints send the model's reasoning. Where there are several, they hold the same text."""
 
-
-class Function(Struct):
-    """A function's name and arguments: JSON text or a fragment of it; some servers send an object."""
-
-    name: Any = None
-    arguments: Any = None
+_CACHED_FIELDS = ("prompt_cache_hit_tokens", "cache_read_input_tokens", "cached_tokens")
+"""Cached tokens of the prompt as DeepSeek, some gateways to Anthropic, and Moonshot report them. Most endpoints report
+them in `prompt_tokens_details`."""
 
 
-class Custom(Struct):
-    """A custom tool, which takes any text. Some endpoints write calls of all tools like this."""
+class ToolCallPart(Struct):
+    """A tool call, or a fragment of one. `extra` holds the fields beyond the protocol: see `provider_data.py`."""
 
-    name: Any = None
-    input: Any = None
-
-
-class ToolCallDelta(Struct):
-    """A tool call, or a fragment of one. `extra` holds all other fields: see `provider_data.py`."""
-
-    index: Any = None
-    id: Any = None
-    function: Function | None = None
-    custom: Custom | None = None
-    extra: JsonObject | None = None
-
-
-class Delta(Struct):
-    """A message, or what a chunk adds to it. `extra` holds all other fields: see `provider_data.py`.
-
-    `function_call` is the older form of `tool_calls`.
-    """
-
-    content: Any = None
-    refusal: Any = None
-    tool_calls: Any = None
-    function_call: Any = None
-    extra: JsonObject | None = None
+    index: int | None = None
+    label: str = ""
+    name: str = ""
+    arguments: str = ""
+    extra: JsonObject = {}
 
 
 class Choice(Struct):
     """One of the answers; requests ask for one only. `message` is a whole one, `delta` a part of a streamed one."""
 
     index: Any = None
-    message: Delta | None = None
-    delta: Delta | None = None
+    message: JsonObject | None = None
+    delta: JsonObject | None = None
     finish_reason: Any = None
-
-
-class UsageCounts(Struct):
-    """Tokens as the endpoint counted them.
-
-    Most endpoints report cached tokens of the prompt in `prompt_tokens_details`, DeepSeek in
-    `prompt_cache_hit_tokens`, some gateways to Anthropic in `cache_read_input_tokens`, Moonshot in `cached_tokens`.
-    """
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: Any = None
-    prompt_cache_hit_tokens: Any = None
-    cache_read_input_tokens: Any = None
-    cached_tokens: Any = None
-
-    @property
-    def cached(self) -> int:
-        """Tokens of the prompt that were in the endpoint's cache; 0 if it reports no number."""
-        details = self.prompt_tokens_details
-        reported = (
-            details.get("cached_tokens") if isinstance(details, dict) else None,
-            self.prompt_cache_hit_tokens,
-            self.cache_read_input_tokens,
-            self.cached_tokens,
-        )
-        return max(
-            (number for number in reported if isinstance(number, int) and not isinstance(number, bool)), default=0
-        )
 
 
 class Completion(Struct):
@@ -128,10 +76,11 @@ def read_completion(text: str | bytes) -> Completion:
         data = json.loads(text)
         if (error := _error_in(data)) is not None:
             return Completion(usage=data.get("usage") if isinstance(data, dict) else None, error=error)
-        separate_extra(data)
         completion = msgspec.convert(data, Completion)
-        messages = _messages_in(data)
-        completion.has_output = any(value for each in messages for key, value in each.items() if key != "role")
+        choices = [choice for choice in completion.choices or () if choice]
+        messages = [message for choice in choices for message in (choice.delta, choice.message) if message]
+        written = (value for each in messages for key, value in each.items() if key not in {"role", "extra"})
+        completion.has_output = any(written)
         completion.thoughts = _thoughts(messages)
     except (ValueError, RecursionError) as error:  # msgspec's and json's errors are ValueErrors
         malformed = AnswerMalformed(f"The model's answer is not a chat completion: {error}")
@@ -141,14 +90,7 @@ def read_completion(text: str | bytes) -> Completion:
     return completion
 
 
-def _messages_in(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the messages and deltas of a completion that was validated, with their extra fields."""
-    choices = [choice for choice in data.get("choices") or () if choice]
-    messages = [message for choice in choices for message in (choice.get("delta"), choice.get("message")) if message]
-    return [{**message, **message.get("extra", {}), "extra": None} for message in messages]
-
-
-def _thoughts(messages: list[dict[str, Any]]) -> str:
+def _thoughts(messages: list[JsonObject]) -> str:
     """Return the reasoning in messages: in a field of its own, or among the parts of its content."""
     found = []
     for message in messages:
@@ -178,24 +120,42 @@ def _error_in(data: Any) -> Any:
         return _error_in(data[0])
     if not isinstance(data, dict):
         return None
-    if data.get("error") or data.get("object") == "error":
-        return data
-    if data.get("choices"):
-        return None
-    return data if any(data.get(key) for key in ("message", "detail", "errors")) else None
+    explains = not data.get("choices") and any(map(data.get, ("message", "detail", "errors")))
+    return data if data.get("error") or data.get("object") == "error" or explains else None
 
 
-def read_tool_calls(given: Any) -> list[ToolCallDelta]:
+def read_tool_calls(given: Any) -> list[ToolCallPart]:
     """Read the calls of a message or a delta. What is no call becomes one without a name, so that it is reported."""
     entries = given if isinstance(given, list) else [given] if given else []
     return [_read_tool_call(entry) for entry in entries if entry is not None]
 
 
-def _read_tool_call(entry: Any) -> ToolCallDelta:
+def _read_tool_call(entry: Any) -> ToolCallPart:
+    """Read a call. Some endpoints write calls of all tools as `custom` ones, whose `input` may be any text."""
+    function, custom = (entry.get("function"), entry.get("custom")) if isinstance(entry, dict) else ("", "")
+    if not (isinstance(function, dict | None) and isinstance(custom, dict | None)):
+        return ToolCallPart(arguments=json.dumps(entry))
+    name = (custom or {} if function is None else function).get("name")
+    return ToolCallPart(
+        index=_index(entry.get("index")),
+        label=_as_text(entry.get("id")),
+        name=name if isinstance(name, str) else "",
+        arguments=_as_text((function or {}).get("arguments") if custom is None else custom.get("input")),
+        extra=extra_of(entry, CALL_FIELDS),
+    )
+
+
+def _index(given: Any) -> int | None:
+    """Read the index of a call, which may be written as a text or a fraction."""
     try:
-        return msgspec.convert(entry, ToolCallDelta)
-    except msgspec.ValidationError:
-        return ToolCallDelta(function=Function(arguments=json.dumps(entry)))
+        return None if given is None else int(given)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _as_text(given: Any) -> str:
+    """Return arguments or a label as text. Some endpoints send an object: what is not text is written as JSON."""
+    return given if isinstance(given, str) else "" if given is None else json.dumps(given)
 
 
 def text_of(content: Any) -> str:
@@ -217,13 +177,18 @@ def text_of(content: Any) -> str:
 
 def read_usage(usage: Any) -> Usage | None:
     """Read the usage that an endpoint reports; None if there is none, or it has no numbers."""
-    try:
-        counts = msgspec.convert(usage, UsageCounts)
-    except msgspec.ValidationError:
+    if not isinstance(usage, dict):
         return None
-    if counts.prompt_tokens is None or counts.completion_tokens is None:
+    prompt, completion = _number(usage.get("prompt_tokens")), _number(usage.get("completion_tokens"))
+    if prompt is None or completion is None:
         return None
-    return Usage(max(0, counts.prompt_tokens), max(0, counts.completion_tokens), max(0, counts.cached))
+    details = usage.get("prompt_tokens_details")
+    cached = [details.get("cached_tokens") if isinstance(details, dict) else None, *map(usage.get, _CACHED_FIELDS)]
+    return Usage(prompt, completion, max(_number(value) or 0 for value in cached))
+
+
+def _number(value: Any) -> int | None:
+    return max(0, value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def usage_within(text: str) -> Usage | None:
@@ -236,35 +201,3 @@ def usage_within(text: str) -> Usage | None:
         if found := read_usage(usage):
             return found
     return None
-
-
-_SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
-
-
-def join_surrogates(text: str) -> str:
-    """Join the halves of characters such as emoji, which some endpoints send in two chunks. A lone half stays."""
-    return (
-        text
-        if text.isascii()
-        else _SURROGATE_PAIR.sub(lambda pair: pair[0].encode("utf-16-le", "surrogatepass").decode("utf-16-le"), text)
-    )
-
-
-class SurrogateJoiner:
-    """Takes pieces of a text and returns them in whole characters: a first half waits for the second."""
-
-    def __init__(self) -> None:
-        self._half = ""
-
-    def add(self, piece: str) -> str:
-        """Return what is complete by now."""
-        if not piece:
-            return ""
-        text = join_surrogates(self._half + piece)
-        self._half = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
-        return text[:-1] if self._half else text
-
-    def end(self) -> str:
-        """Return a half whose other half did not come."""
-        half, self._half = self._half, ""
-        return half

@@ -6,6 +6,7 @@ costs one refused request an hour. Otherwise a single refusal could disable an a
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from domain.models.chat import ChatRequest
@@ -17,91 +18,73 @@ _log = logging.getLogger(__name__)
 LIMITS = ("max_tokens", "max_completion_tokens")
 """The names of the limit on an answer's tokens; one of them is sent. OpenAI's newer models know only the second."""
 
+_REFUSES = "%s refuses %s for the model %s: requests omit it for an hour%s. Set %s=%s to avoid the refusals."
+
 REMEMBERED = timedelta(hours=1)
 """How long requests to a model omit a field that it has refused."""
 
 
+@dataclass
 class Dialects:
-    """The omitted fields for each model of an endpoint. `setting` is the setting that omits them for good."""
+    """The omitted fields for each model of an endpoint.
 
-    def __init__(
-        self,
-        omitted: Sequence[str],
-        endpoint: str,
-        setting: str,
-        *,
-        now: Callable[[], datetime],
-        prefers: str = LIMITS[0],
-    ) -> None:
-        """Start with the fields that the setting omits for every model."""
-        self._set = frozenset(omitted)
-        self._learned: dict[str, dict[str, datetime]] = {}
-        """When each field of each model was refused."""
-        self._now = now
-        self._endpoint, self._setting = endpoint, setting
-        self._limits = sorted(LIMITS, key=lambda name: name != prefers)
+    `by_setting` are those that the setting named `setting` omits for every model. `limits` are the names of the limit
+    on an answer's tokens, the preferred one first.
+    """
+
+    by_setting: frozenset[str]
+    endpoint: str
+    setting: str
+    now: Callable[[], datetime]
+    limits: Sequence[str] = LIMITS
+    _learned: dict[str, dict[str, datetime]] = field(init=False, default_factory=dict)
+    """When each field of each model was refused."""
 
     def omitted(self, model: str) -> frozenset[str]:
         """Return the fields that requests to a model omit."""
-        since = self._now() - REMEMBERED
-        return self._set | {field for field, at in self._learned.get(model, {}).items() if at > since}
-
-    def sets(self, field: str) -> bool:
-        """Say whether the setting omits a field."""
-        return field in self._set
+        since = self.now() - REMEMBERED
+        return self.by_setting | {name for name, at in self._learned.get(model, {}).items() if at > since}
 
     def learn(self, model: str, fields: frozenset[str]) -> None:
         """Remember that a model answered without these fields after it had refused them. Log that once."""
         new = fields - self.omitted(model)
         if not new:
             return
-        self._learned.setdefault(model, {}).update(dict.fromkeys(new, self._now()))
+        self._learned.setdefault(model, {}).update(dict.fromkeys(new, self.now()))
         if data := sorted(new - FIELDS.keys()):
             taken = ", ".join(name.removeprefix(DATA) for name in data)
-            _log.warning("%s refuses %s: requests to %s omit it for an hour.", self._endpoint, taken, model)
+            _log.warning("%s refuses %s: requests to %s omit it for an hour.", self.endpoint, taken, model)
         if not new & FIELDS.keys():
             return
-        value = ",".join(field for field in FIELDS if field in self.omitted(model))
-        _log.warning(
-            "%s refuses %s for the model %s: requests omit it for an hour%s. Set %s=%s to avoid the refusals.",
-            self._endpoint,
-            ", ".join(field for field in FIELDS if field in new),
-            model,
-            _consequences(new, self.omitted(model)),
-            self._setting,
-            value,
-        )
+        taken = ", ".join(name for name in FIELDS if name in new)
+        value = ",".join(name for name in FIELDS if name in self.omitted(model))
+        consequences = _consequences(new, self.omitted(model))
+        _log.warning(_REFUSES, self.endpoint, taken, model, consequences, self.setting, value)
 
     def fields(self, request: ChatRequest, omitted: frozenset[str], *, stream: bool) -> tuple[str, ...]:
         """Return the optional fields that a request is sent with, of `refusals.FIELDS`."""
-        wanted = {
-            "stream": stream,
-            "stream_options": stream and "stream" not in omitted,
-            "tools": bool(request.tools),
-            "temperature": request.temperature is not None,
-        }
-        limit = next((name for name in self._limits if name not in omitted), None)
-        chosen = [field for field, is_wanted in wanted.items() if is_wanted and field not in omitted]
-        return (*chosen, *([limit] if limit and request.max_tokens is not None else []))
+        streamed = ("stream", "stream_options") if stream and "stream" not in omitted else ()
+        limit = next((name for name in self.limits if name not in omitted), "max_tokens")
+        fields = (*streamed, *(limit if name == "max_tokens" else name for name in _wanted(request)))
+        return tuple(name for name in fields if name not in omitted)
 
 
 def missed(request: ChatRequest, fields: Sequence[str]) -> tuple[str, ...]:
     """Return what the caller asks for and the request omits: `tools`, `temperature`, `max_tokens`."""
-    wanted = {
-        "tools": bool(request.tools) and "tools" not in fields,
-        "temperature": request.temperature is not None and "temperature" not in fields,
-        "max_tokens": request.max_tokens is not None and not set(LIMITS) & set(fields),
-    }
-    return tuple(name for name, is_missed in wanted.items() if is_missed)
+    sent = {"max_tokens" if name in LIMITS else name for name in fields}
+    return tuple(name for name in _wanted(request) if name not in sent)
+
+
+def _wanted(request: ChatRequest) -> list[str]:
+    wanted = {"tools": request.tools or None, "temperature": request.temperature, "max_tokens": request.max_tokens}
+    return [name for name, value in wanted.items() if value is not None]
 
 
 def _consequences(new: frozenset[str], omitted: frozenset[str]) -> str:
     """Describe what omitted fields mean for the agent, if anything."""
-    consequences = []
-    if "tools" in new:
-        consequences.append("the agent cannot use its tools there, and the prompt says so")
-    if "temperature" in new:
-        consequences.append("the agent's temperature has no effect there")
-    if new & set(LIMITS) and omitted >= set(LIMITS):
-        consequences.append("its answers may be longer than what a budget reserves for them")
-    return "".join(f"; {line}" for line in consequences)
+    consequences = {
+        "the agent cannot use its tools there, and the prompt says so": "tools" in new,
+        "the agent's temperature has no effect there": "temperature" in new,
+        "its answers may be longer than what a budget reserves for them": new & {*LIMITS} and omitted >= {*LIMITS},
+    }
+    return "".join(f"; {line}" for line, applies in consequences.items() if applies)

@@ -6,10 +6,9 @@ import httpx
 import msgspec
 from msgspec import Struct
 
-from domain.agents.error_text import shortened
 from domain.models.chat import AnswerMalformed, ModelUnreachable
 from infrastructure.models.hosts import is_loopback
-from infrastructure.models.openai.failures import MAX_WORDS, failure_of, without
+from infrastructure.models.openai.failures import kind_of, quoted
 
 PATH = "/embeddings"
 
@@ -48,14 +47,12 @@ class OpenAIEmbedder:
         try:
             response = await self._client.post(self._url, json={"model": self.model, "input": list(texts)})
         except httpx.RequestError as error:
-            why = shortened(without(self._key, str(error)), MAX_WORDS) or type(error).__name__
-            raise ModelUnreachable(
-                f"The embeddings endpoint did not answer: {why}. Check EMBEDDING_ENDPOINT."
-            ) from error
+            why = quoted(str(error), self._key) or type(error).__name__
+            said = f"The embeddings endpoint did not answer: {why}. Check EMBEDDING_ENDPOINT."
+            raise ModelUnreachable(said) from error
         if not response.is_success:
-            said = shortened(without(self._key, response.text), MAX_WORDS)
-            kind = type(failure_of(response.status_code, said))
-            raise kind(f"The embeddings endpoint answered HTTP {response.status_code}: {said}")
+            said = f"HTTP {response.status_code}: {quoted(response.text, self._key)}"
+            raise kind_of(response.status_code)(f"The embeddings endpoint answered {said}")
         try:
             data = sorted(_decode(response.content).data, key=lambda one: one.index)
         except msgspec.MsgspecError as error:

@@ -1,9 +1,10 @@
 """What a client of an endpoint needs: its URL, its time limits, and the names of their settings."""
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import httpx
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from domain.errors import InvalidInput
 
@@ -21,6 +22,9 @@ PLACES: Mapping[str, str] = {
 """The setting of each argument of a client, for errors."""
 
 
+Seconds = Annotated[float, Meta(gt=0, le=3600)]
+
+
 class TimeLimits(Struct, frozen=True):
     """How long to wait, in seconds.
 
@@ -30,10 +34,10 @@ class TimeLimits(Struct, frozen=True):
     beginning. `total` covers everything, including retries and the waits between them.
     """
 
-    connect: float = 5.0
-    first_byte: float = 300.0
-    silence: float = 60.0
-    total: float = 600.0
+    connect: Seconds = 5.0
+    first_byte: Seconds = 300.0
+    silence: Seconds = 60.0
+    total: Seconds = 600.0
 
 
 def completions_url(endpoint: str) -> httpx.URL:

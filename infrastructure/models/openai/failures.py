@@ -14,7 +14,7 @@ _ERRORS = range(400, 600)
 
 def failure_of(status: int, words: str) -> ModelError:
     """Return the error for a response's status. `words` is the server's message."""
-    kind = _kind(status)
+    kind = kind_of(status)
     return kind(f"{kind()} It said: HTTP {status} {words}".strip())
 
 
@@ -24,25 +24,21 @@ def server_words(body: bytes, secret: str) -> str:
     try:
         return message_of(json.loads(text), secret)
     except (ValueError, RecursionError):
-        return "" if text.startswith("<") else shortened(without(secret, text), MAX_WORDS)
+        return "" if text.startswith("<") else quoted(text, secret)
 
 
 def message_of(error: Any, secret: str) -> str:
     """Return the message within an error: an object with a message, a text, a list, or any JSON. Not the secret."""
-    while isinstance(error, dict | list):
-        inner = _inner(error)
-        if inner is None:
-            break
+    while isinstance(error, dict | list) and (inner := _inner(error)) is not None:
         error = inner
-    return shortened(without(secret, error if isinstance(error, str) else json.dumps(error)), MAX_WORDS)
+    return quoted(error if isinstance(error, str) else json.dumps(error), secret)
 
 
 def status_of(error: Any) -> int | None:
     """Return the HTTP status that an error names within an answer of status 200; None if it names none."""
     while isinstance(error, dict | list):
         if isinstance(error, dict):
-            named = (error.get(key) for key in ("code", "status", "status_code"))
-            for status in named:
+            for status in map(error.get, ("code", "status", "status_code")):
                 number = int(status) if isinstance(status, str) and status.isdecimal() else status
                 if isinstance(number, int) and number in _ERRORS:
                     return number
@@ -57,12 +53,13 @@ def _inner(error: dict[str, Any] | list[Any]) -> Any:
     return next((error[key] for key in ("error", "errors", "message", "detail") if error.get(key)), None)
 
 
-def without(secret: str, text: str) -> str:
-    """Replace the secret in a text. Call it before the text is cut into parts."""
-    return text.replace(secret, "[key]") if secret else text
+def quoted(text: str, secret: str) -> str:
+    """Return the beginning of a server's text for an error, without the secret."""
+    return shortened(text.replace(secret, "[key]") if secret else text, MAX_WORDS)
 
 
-def _kind(status: int) -> type[ModelError]:
+def kind_of(status: int) -> type[ModelError]:
+    """Return the class of the error for a response's status."""
     match status:
         case 401 | 403:
             return ModelRefused

@@ -13,6 +13,7 @@ that languages read differently, and a key that is repeated with another value. 
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 MAX_DEPTH = 100
@@ -83,17 +84,21 @@ class _Reader:
         if first in "{[":
             if depth == MAX_DEPTH:
                 self._fail(f"it is nested deeper than {MAX_DEPTH} levels")
-            return self._object(depth) if first == "{" else self._array(depth)
+            return self._object(depth) if first == "{" else [self.value(depth + 1) for _ in self._items("]", "array")]
         if first in _STRINGS:
             return self._string(first)
-        number = _NUMBER.match(self.text, self.at)
-        return self._word(depth) if number is None else self._number(number)
+        if (found := _NUMBER.match(self.text, self.at)) is None:
+            return self._word(depth)
+        try:
+            number = float(found[0]) if found[1] or found[2] else int(found[0])
+        except ValueError:  # more digits than Python reads
+            self._fail("the number is too long")
+        self.at = found.end()
+        return number
 
     def _object(self, depth: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        self.at += 1
-        while self._has_next("}", "object", first=not found):
-            start = self.at
+        for start in self._items("}", "object"):
             quote = self.text[start]
             if quote not in _STRINGS:
                 self._fail("expected a key in double quotes")
@@ -109,28 +114,21 @@ class _Reader:
             found[key] = value
         return found
 
-    def _array(self, depth: int) -> list[Any]:
-        found: list[Any] = []
+    def _items(self, bracket: str, what: str) -> Iterator[int]:
+        """Go to each item up to the closing bracket, whose reader moves on, and yield its position."""
         self.at += 1
-        while self._has_next("]", "array", first=not found):
-            found.append(self.value(depth + 1))
-        return found
-
-    def _has_next(self, bracket: str, what: str, *, first: bool) -> bool:
-        """Skip the comma before a further item, or the closing bracket. Say whether an item follows."""
         ended = self.at_end()
-        if not first and not ended:
-            if self.text[self.at] == ",":
+        while not ended and self.text[self.at] != bracket:
+            yield self.at
+            ended = self.at_end()
+            if not ended and self.text[self.at] == ",":
                 self.at += 1
                 ended = self.at_end()
-            elif self.text[self.at] != bracket:
+            elif not ended and self.text[self.at] != bracket:
                 self._fail(f"expected a comma or {bracket}")
         if ended:
             self._fail(f"it ends before the {what} does")
-        if self.text[self.at] != bracket:
-            return True
         self.at += 1
-        return False
 
     def _string(self, quote: str) -> str:
         start = self.at
@@ -151,28 +149,16 @@ class _Reader:
         self.at = found.end()
         return _ESCAPE.sub(escaped, found[1])
 
-    def _number(self, found: re.Match[str]) -> int | float:
-        try:
-            number = float(found[0]) if found[1] or found[2] else int(found[0])
-        except ValueError:  # more digits than Python reads
-            self._fail("the number is too long")
-        self.at = found.end()
-        return number
-
     def _word(self, depth: int) -> bool | None:
         found = _WORD.match(self.text, self.at)
         word = found[0] if found else ""
-        if word in _WORDS:
-            self.at += len(word)
-            return _WORDS[word]
-        if _NOT_FINITE.fullmatch(word):
-            self._fail(f"{word} is not JSON, numbers must be finite")
-        if depth and word and (word[0].isdigit() or word[0] in "+-."):
-            self._fail("expected a number as JSON writes it")
-        raise self._error("expected a value; a text needs double quotes" if depth else "expected a JSON object")
+        if word not in _WORDS:
+            why = "expected a value; a text needs double quotes" if depth else "expected a JSON object"
+            if depth and word and (word[0].isdigit() or word[0] in "+-."):
+                why = "expected a number as JSON writes it"
+            self._fail(f"{word} is not JSON, numbers must be finite" if _NOT_FINITE.fullmatch(word) else why)
+        self.at += len(word)
+        return _WORDS[word]
 
     def _fail(self, why: str, at: int | None = None) -> NoReturn:
-        raise self._error(why, at)
-
-    def _error(self, why: str, at: int | None = None) -> NotJsonError:
-        return NotJsonError(why, self.text, self.at if at is None else at)
+        raise NotJsonError(why, self.text, self.at if at is None else at)

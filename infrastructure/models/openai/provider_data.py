@@ -8,7 +8,6 @@ names. Every field of a message that the protocol does not know is kept, and mer
 import json
 import logging
 from collections.abc import Collection
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -17,6 +16,7 @@ from domain.errors import InvalidInput
 from domain.json import Json, JsonObject, check_json, storable_text
 from domain.models.chat import ChatMessage, ChatRequest
 from domain.thread.size_limits import MAX_OPAQUE, bytes_of
+from infrastructure.models.openai.surrogates import join_surrogates
 
 DATA = "data:"
 """The prefix of provider-specific fields among the names of omitted fields."""
@@ -45,23 +45,9 @@ LAST_FIELDS = ("signature", "data")
 """Fields that end a streamed object without an index: what follows belongs to another one."""
 
 
-def separate_extra(completion: Any) -> None:
-    """Move the unknown fields of messages and calls, in a completion or a chunk, into a field `extra` of each."""
-    choices = completion.get("choices") if isinstance(completion, dict) else None
-    for choice in choices if isinstance(choices, list) else ():
-        for message in (choice.get("message"), choice.get("delta")) if isinstance(choice, dict) else ():
-            if not isinstance(message, dict):
-                continue
-            _move_extra(message, MESSAGE_FIELDS)
-            calls = message.get("tool_calls")
-            for call in calls if isinstance(calls, list) else (calls,):
-                if isinstance(call, dict):
-                    _move_extra(call, CALL_FIELDS)
-
-
-def _move_extra(part: dict[str, Any], known: frozenset[str]) -> None:
-    names = [name for name in part if name not in known]
-    part["extra"] = {name: part.pop(name) for name in names}
+def extra_of(part: JsonObject, known: Collection[str]) -> JsonObject:
+    """Return the fields of a message or a call that are not among the `known` ones of the protocol."""
+    return {name: value for name, value in part.items() if name not in known}
 
 
 class ExtraFields:
@@ -71,9 +57,9 @@ class ExtraFields:
         self._fields: JsonObject = {}
         self._size = 0
 
-    def add(self, fields: JsonObject | None) -> None:
+    def add(self, fields: JsonObject) -> None:
         """Add the fields of a fragment. Fields that are too large already do not grow any more."""
-        given = {name: value for name, value in (fields or {}).items() if value is not None}
+        given = {name: value for name, value in fields.items() if value is not None}
         if not given or self._size > MAX_OPAQUE:
             return
         try:
@@ -161,10 +147,8 @@ def _continues(before: Json, entry: Json) -> bool:
 def _storable(value: Json) -> Json:
     """Return a value whose texts can be stored: halves of a character are joined again."""
     match value:
-        case str() if not value.isascii():
-            return storable_text(value.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
         case str():
-            return storable_text(value)
+            return storable_text(join_surrogates(value))
         case dict():
             return {_storable(key): _storable(item) for key, item in value.items()}
         case list():
@@ -185,10 +169,6 @@ def without_data(message: ChatMessage, omitted: Collection[str]) -> ChatMessage:
     names = {name.removeprefix(DATA) for name in omitted if name.startswith(DATA)}
     if not names:
         return message
-    calls = tuple(replace(call, extra=_without(call.extra, names)) for call in message.tool_calls)
+    calls = tuple(replace(call, extra=extra_of(call.extra, names)) for call in message.tool_calls)
     name = None if NAME in names else message.name
-    return replace(message, extra=_without(message.extra, names), tool_calls=calls, name=name)
-
-
-def _without(extra: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
-    return {name: value for name, value in extra.items() if name not in names}
+    return replace(message, extra=extra_of(message.extra, names), tool_calls=calls, name=name)

@@ -11,6 +11,7 @@ are sent as text. And some demand a name in a tool's result (Gemini, GPT-OSS's t
 import json
 import re
 from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from domain.models.chat import ChatRequest
@@ -88,11 +89,9 @@ _MAX_STATEMENTS = 200
 
 def rejected_field(body: str, sent: Sequence[str]) -> str | None:
     """Return the optional field that a refusal is about, of those that were `sent`; None for any other refusal."""
-    statements = list(_statements(body))[:_MAX_STATEMENTS]
-    for field in (field for field in FIELDS if field in sent):
-        if any(_is_rejected(field, statement) for statement in statements):
-            return field
-    return None
+    statements = list(islice(_sentences(_parsed(body), 8), _MAX_STATEMENTS))
+    rejected = (field for field in FIELDS if field in sent and any(_is_rejected(field, each) for each in statements))
+    return next(rejected, None)
 
 
 def _is_rejected(field: str, statement: str) -> bool:
@@ -103,10 +102,6 @@ def _is_rejected(field: str, statement: str) -> bool:
     return not (otherwise and otherwise.search(told))
 
 
-def _statements(body: str) -> Iterator[str]:
-    yield from _within(_parsed(body), 8)
-
-
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
@@ -114,28 +109,27 @@ def _parsed(text: str) -> Any:
         return text
 
 
-def _within(found: Any, depth: int) -> Iterator[str]:
+def _sentences(found: Any, depth: int) -> Iterator[str]:
     """Yield the sentences of a text, or of all texts within JSON."""
     if depth == 0:
         return
     match found:
         case str() if depth > 1 and found.lstrip()[:1] in {"{", "["}:  # an error within an error, as JSON text
             inner = _parsed(found)
-            yield from _SENTENCE.split(inner) if isinstance(inner, str) else _within(inner, depth - 1)
+            yield from _SENTENCE.split(inner) if isinstance(inner, str) else _sentences(inner, depth - 1)
         case str():
             yield from _SENTENCE.split(found)
         case list():
             for item in found:
-                yield from _within(item, depth - 1)
+                yield from _sentences(item, depth - 1)
         case dict():
-            named = _named_by(found)
-            if named:
+            if named := _named_by(found):
                 yield f"{named}: {' '.join(_texts(found))}"
             for key, value in found.items():
                 if key in FIELDS:
                     yield f"{key}: {' '.join(_texts(value))}"
                 if key not in _ECHOES:
-                    yield from _within(value, depth - 1)
+                    yield from _sentences(value, depth - 1)
 
 
 def _named_by(error: dict[str, Any]) -> str | None:
@@ -171,9 +165,9 @@ def refused_data(body: str, request: ChatRequest, origin: str, omitted: Collecti
     names = sorted(name.removeprefix(DATA) for name in own_data(request, origin) - set(omitted))
     for statement in _texts_with_places(body) if names else ():
         if NOT_TAKEN.search(statement) or _REMOVE.search(statement):
-            named = (name for name in names if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", statement))
-            if (name := next(named, None)) is not None:
-                return DATA + name
+            for name in names:
+                if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", statement):
+                    return DATA + name
     if DATA + NAME not in omitted and any(message.role == "tool" for message in request.messages):
         return DATA + NAME if any(map(_refuses_names, _texts_with_places(body))) else None
     return None

@@ -37,29 +37,20 @@ def write_request(
     `FOREIGN_CALLS` if it refuses calls of other models; see `refusals.py`.
     """
     offered = [tool.name for tool in request.tools] if "tools" in fields else []
-    foreign_calls = FOREIGN_CALLS not in omitted
-    written = canonical(request.messages, offered, origin, foreign_calls=foreign_calls)
+    written = canonical(request.messages, offered, origin, foreign_calls=FOREIGN_CALLS not in omitted)
     messages = [_message(without_data(m, omitted)) for m in written]
     if request.tools and "tools" not in fields:
         messages = _with_note(messages, NO_TOOLS)
     body: JsonObject = {"model": model, "messages": messages}
-    if "stream" in fields:
-        body["stream"] = True
-    if "stream_options" in fields:
-        body["stream_options"] = {"include_usage": True}
-    if "tools" in fields:
-        body["tools"] = [
-            {
-                "type": "function",
-                "function": {"name": tool.name, "description": tool.description, "parameters": tool.parameters},
-            }
-            for tool in request.tools
-        ]
-    if "temperature" in fields:
-        body["temperature"] = request.temperature
-    for limit in ("max_tokens", "max_completion_tokens"):
-        if limit in fields:
-            body[limit] = request.max_tokens
+    optional = {
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "tools": [{"type": "function", "function": tool} for tool in request.tools],
+        "temperature": request.temperature,
+        "max_tokens": request.max_tokens,
+        "max_completion_tokens": request.max_tokens,
+    }
+    body |= {name: value for name, value in optional.items() if name in fields}
     _ask_to_cache(body, prompt_cache, request.thread_id)
     return msgspec.json.encode(body)
 

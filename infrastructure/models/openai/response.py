@@ -1,13 +1,15 @@
 """The body of a response: one JSON object, server-sent events, or lines of JSON, whatever its content type says."""
 
 import asyncio
+import codecs
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 from domain.models.chat import AnswerCut, AnswerMalformed, ModelError, OnDelta
 from infrastructure.models.openai.answer import AnswerBuilder
 from infrastructure.models.openai.completion import read_completion, usage_within
+from infrastructure.models.openai.failures import quoted
 
 LINGER_S = 1.0
 """How long to wait, once an answer is complete or broken, for its usage, and for the end that frees the connection."""
@@ -17,8 +19,8 @@ _SSE_FIELDS = (b":", b"data", b"event", b"id", b"retry")
 
 _BOM = b"\xef\xbb\xbf"
 _BLANK = _BOM + b" \t\r\n"
-_LINE_END = re.compile(rb"\r\n|\r|\n")
-_DONE = re.compile(rb"data: ?\[DONE\]")
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_DONE = re.compile(r"data: ?\[DONE\]")
 
 
 async def read_answer(chunks: AsyncIterator[bytes], answer: AnswerBuilder, show: OnDelta, *, streamed: bool) -> None:
@@ -35,21 +37,21 @@ async def read_answer(chunks: AsyncIterator[bytes], answer: AnswerBuilder, show:
         start += chunk
         if start.strip(_BLANK):
             break
-    match start.lstrip(_BLANK)[:1]:
+    begin = start.lstrip(_BLANK)
+    match begin[:1]:
         case b"{" | b"[":
             _read_json((await _whole(start, chunks, answer)).lstrip(_BLANK), answer, show)
         case b"<":
             answer.accepted = False  # a proxy's or a portal's: no model was asked
-            raise AnswerMalformed(
-                "The model's answer is not a chat completion but a web page. Check the endpoint's URL."
-            )
+            why = "is not a chat completion but a web page. Check the endpoint's URL."
+            raise AnswerMalformed(f"The model's answer {why}")
         case b"" if not streamed:
             raise AnswerMalformed("The model's endpoint answered with nothing.")
-        case _ if not start.strip() or _may_be_event_stream(start.lstrip(_BLANK)):
+        case _ if not start.strip() or any(begin.startswith(field) or field.startswith(begin) for field in _SSE_FIELDS):
             await _read_events(start, chunks, answer, show)
         case _:
             text = (await _whole(start, chunks, answer)).decode("utf-8", "replace")
-            malformed = AnswerMalformed(f"The model's answer is not a chat completion: {answer.quoted(text)}")
+            malformed = AnswerMalformed(f"The model's answer is not a chat completion: {quoted(text, answer.secret)}")
             malformed.usage, malformed.written = usage_within(text), text
             raise malformed
 
@@ -62,10 +64,6 @@ async def _whole(start: bytes, chunks: AsyncIterator[bytes], answer: AnswerBuild
     body = bytes(answer.unread)
     answer.unread.clear()
     return body
-
-
-def _may_be_event_stream(start: bytes) -> bool:
-    return any(start.startswith(field) or field.startswith(start) for field in _SSE_FIELDS)
 
 
 def _read_json(body: bytes, answer: AnswerBuilder, show: OnDelta) -> None:
@@ -109,7 +107,7 @@ async def _read_events(start: bytes, chunks: AsyncIterator[bytes], answer: Answe
             if data.strip() == "[DONE]":
                 answer.close()
             elif failure is not None:
-                answer.look_for_usage(data)
+                answer.usage = usage_within(data) or answer.usage
             elif data.strip() not in {"", "null"}:
                 try:
                     text = answer.add(read_completion(data))
@@ -140,55 +138,40 @@ def _end(answer: AnswerBuilder, show: OnDelta) -> None:
 class EventStreamParser:
     """Parses server-sent events: takes chunks as they arrive, returns the data of each event that they complete.
 
-    Lines end with LF, CR LF or CR. Comments and all fields but `data` are ignored. Bytes are decoded by whole lines,
-    so a chunk may end inside a character.
+    Lines end with LF, CR LF or CR. Comments and all fields but `data` are ignored. A chunk may end inside a character.
     """
 
     def __init__(self) -> None:
-        self._partial: list[bytes] = []
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")("replace").decode
+        self._partial: list[str] = []
         self._data: list[str] = []
         self._after_cr = False
-        self._first = True
 
     def feed(self, chunk: bytes) -> list[str]:
         """Return the data of each event that ends within `chunk`."""
-        if not chunk:
+        text = self._decode(chunk)
+        if not text:
             return []
-        if self._after_cr and chunk.startswith(b"\n"):
-            chunk = chunk[1:]  # the other half of a CR LF
-            self._after_cr = False
-            if not chunk:
-                return []
-        self._after_cr = chunk.endswith(b"\r")
-        *ended, rest = _LINE_END.split(chunk)
-        events: list[str] = []
-        for end in ended:
-            self._partial.append(end)
-            self._line(b"".join(self._partial), events)
+        if self._after_cr:
+            text = text.removeprefix("\n")  # the other half of a CR LF
+        self._after_cr = text.endswith("\r")
+        *ended, rest = _LINE_END.split(text)
+        if ended:
+            ended[0] = "".join([*self._partial, ended[0]])
             self._partial.clear()
-        if rest:
-            self._partial.append(rest)
-        return events
+        self._partial.append(rest)
+        return list(self._events(ended))
 
     def end(self) -> list[str]:
         """Return the data of an event whose closing blank line never came. A line that was cut off is dropped."""
-        last = b"".join(self._partial)
-        events: list[str] = []
-        if _DONE.fullmatch(last):
-            self._line(last, events)
-        self._line(b"", events)
-        self._partial.clear()
-        return events
+        last = "".join(self._partial)
+        return list(self._events([last, ""] if _DONE.fullmatch(last) else [""]))
 
-    def _line(self, line: bytes, events: list[str]) -> None:
-        if self._first:
-            line = line.removeprefix(_BOM)
-            self._first = False
-        if not line:
-            if self._data:
-                events.append("\n".join(self._data))
+    def _events(self, lines: list[str]) -> Iterator[str]:
+        for line in lines:
+            field, _, value = line.partition(":")
+            if field == "data":
+                self._data.append(value.removeprefix(" "))
+            elif not line and self._data:
+                yield "\n".join(self._data)
                 self._data.clear()
-            return
-        field, _, value = line.partition(b":")
-        if field == b"data":
-            self._data.append(value.removeprefix(b" ").decode("utf-8", "replace"))

@@ -29,14 +29,10 @@ class RetryPolicy(Struct, frozen=True):
 
     def attempts_after(self, error: httpx.TransportError) -> int:
         """Return how many attempts a failed connection allows in all."""
-        match error:
-            case httpx.ConnectError() | httpx.ConnectTimeout():
-                return min(self.connect_attempts, self.attempts)
-            case httpx.ReadError() | httpx.WriteError() | httpx.RemoteProtocolError():
-                # before a response's head: mostly a server that starts, or a kept connection that it has closed
-                return self.attempts
-            case _:
-                return 1
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+            return min(self.connect_attempts, self.attempts)
+        # before a response's head: mostly a server that starts, or a kept connection that it has closed
+        return self.attempts if isinstance(error, httpx.ReadError | httpx.WriteError | httpx.RemoteProtocolError) else 1
 
 
 def is_retryable(status: int, headers: Mapping[str, str]) -> bool:

@@ -7,6 +7,7 @@ same object twice, and what `lenient_json.py` reads. Anything else is a fault, w
 
 import json
 import re
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from msgspec import Struct
@@ -14,7 +15,7 @@ from msgspec import Struct
 from domain.agents.error_text import shortened
 from domain.errors import InvalidInput
 from domain.json import JsonObject, check_json, storable_text
-from domain.thread.size_limits import MAX_ARGUMENTS_CHARACTERS
+from domain.thread.size_limits import MAX_ARGUMENTS_CHARACTERS, check_json_size
 from infrastructure.models.openai.lenient_json import NotJsonError, read_values
 
 MAX_WRITTEN = 16_384
@@ -50,7 +51,8 @@ def read_arguments(text: str, *, cut: bool = False) -> Arguments:
         return Arguments({}, "", "The answer was broken off before this call had any arguments.")
     try:
         values, strict = _object(text)
-        _check(values)
+        check_json(values, "arguments")
+        check_json_size(values, "arguments", MAX_ARGUMENTS_CHARACTERS)
     except (NotJsonError, InvalidInput) as error:
         within = (
             "The answer was broken off within the arguments of this call" if cut else "The arguments cannot be read"
@@ -61,11 +63,11 @@ def read_arguments(text: str, *, cut: bool = False) -> Arguments:
 
 def _object(text: str) -> tuple[JsonObject, bool]:
     """Return the object, and whether the text is its JSON."""
-    try:
+    with suppress(ValueError, RecursionError):
         value, strict = _read_json(text)
-    except (ValueError, RecursionError):
-        return _read_leniently(text, MAX_STRING_LEVELS), False
-    return (value, strict) if isinstance(value, dict) else (_read_leniently(text, MAX_STRING_LEVELS), False)
+        if isinstance(value, dict):
+            return value, strict
+    return _read_leniently(text, MAX_STRING_LEVELS), False
 
 
 def _read_json(text: str) -> tuple[Any, bool]:
@@ -114,24 +116,15 @@ def _read_long(text: str) -> Any:
     """Parse a long text with the standard library."""
     try:
         return _read_json(text)[0]
-    except json.JSONDecodeError as error:
-        raise NotJsonError(error.msg, text, error.pos) from error
     except RecursionError as error:
         raise NotJsonError("it is nested too deeply", text, 0) from error
-    except ValueError as error:
-        raise NotJsonError(str(error), text, 0) from error
+    except ValueError as error:  # mostly a JSONDecodeError, which says where
+        raise NotJsonError(getattr(error, "msg", str(error)), text, getattr(error, "pos", 0)) from error
 
 
 def _unfenced(text: str) -> str:
     """Remove blanks, a byte order mark and a fence around a value."""
     return _FENCE.sub("", text.strip().strip(_BLANK).strip()).strip()
-
-
-def _check(values: JsonObject) -> None:
-    check_json(values, "arguments")
-    size = len(json.dumps(values, ensure_ascii=False, separators=(",", ":")))
-    if size > MAX_ARGUMENTS_CHARACTERS:
-        raise InvalidInput("arguments", f"may take {MAX_ARGUMENTS_CHARACTERS:,} characters as JSON, not {size:,}")
 
 
 def stored_text(text: str) -> str:

@@ -4,11 +4,9 @@ Endpoints number fragments badly: with no index, the index 0 for every call, or 
 ids and names in every fragment, or send the whole call again. `ToolCalls` decides which call a fragment belongs to.
 """
 
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import count
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -16,8 +14,9 @@ from domain.json import storable_text
 from domain.models.chat import AnswerTooLarge, ToolCall
 from domain.thread.codec import to_json
 from domain.thread.size_limits import MAX_FACTS, MAX_TEXT_BYTES
-from infrastructure.models.openai.completion import Function, ToolCallDelta, join_surrogates
+from infrastructure.models.openai.completion import ToolCallPart
 from infrastructure.models.openai.provider_data import ExtraFields
+from infrastructure.models.openai.surrogates import join_surrogates
 from infrastructure.models.openai.tool_arguments import read_arguments
 
 MAX_NAME_CHARS = 10_000
@@ -50,54 +49,58 @@ class ToolCalls:
     @property
     def written(self) -> str:
         """The names and arguments that the model wrote so far."""
-        return "".join(call.written for call in self._calls)
+        return "".join(call.name + call.text for call in self._calls)
 
-    def add(self, part: ToolCallDelta, *, whole: bool) -> None:
+    def add(self, part: ToolCallPart, *, whole: bool) -> None:
         """Add a fragment, or a `whole` call. An empty one is ignored.
 
         Raises:
             AnswerTooLarge: there are too many calls.
         """
-        name, arguments, label = _name(part), _arguments(part), _label(part)
-        index = _index(part.index)
-        if not (name or arguments or label):
-            if part.extra and (call := self._continued(index, "", "", "")):
+        if not (part.name or part.arguments or part.label):
+            if part.extra and (call := self._continued(part)):
                 call.extra.add(part.extra)
             return
-        call = None if whole else self._continued(index, label, name, arguments)
+        call = None if whole else self._continued(part)
         if call is None:
             call = _Call()
             self._calls.append(call)
             if len(self._calls) > MAX_CALLS:
                 raise AnswerTooLarge(f"The model's answer asks for more than {MAX_CALLS:,} calls.")
-        if index is not None:
-            self._by_index[index] = call
-        labelled = bool(call.label)
-        call.add(label, name, arguments)
-        if label and not labelled:
-            self._by_label[label] = call
-        call.extra.add(part.extra)
+        if part.index is not None:
+            self._by_index[part.index] = call
+        if part.label and not call.label:
+            self._by_label[part.label] = call
+        call.add(part)
 
     def build(self, finish_reason: str) -> tuple[ToolCall, ...]:
-        """Return the calls of a complete answer. A call without an id gets one that is free."""
+        """Return the calls of a complete answer. A call without an id gets one that is free.
+
+        A call that exceeds, with those before it, the limit of an answer has a fault instead of its arguments.
+        """
         taken = {call.label for call in self._calls}
         free_ids = (label for label in (f"call_{n}" for n in count(1)) if label not in taken)
         cut_off = finish_reason in _CUT_OFF
-        return tuple(_bounded([call.build(free_ids, cut=cut_off and call is self._calls[-1]) for call in self._calls]))
+        calls, size = list[ToolCall](), 0
+        for part in self._calls:
+            call = part.build(free_ids, cut=cut_off and part is self._calls[-1])
+            size += len(to_json(call.arguments))
+            calls.append(call if size <= MAX_ALL_ARGUMENTS else replace(call, arguments={}, fault=_TOO_MUCH))
+        return tuple(calls)
 
-    def _continued(self, index: int | None, label: str, name: str, arguments: str) -> "_Call | None":
+    def _continued(self, part: ToolCallPart) -> "_Call | None":
         """Return the call that a fragment continues; None if it begins one."""
         last = self._calls[-1] if self._calls else None
-        same = self._by_label.get(label) if label else None
-        if index is None:
+        same = self._by_label.get(part.label)
+        if part.index is None:
             call = same or last
-        elif index in self._by_index:
-            call = self._by_index[index]
-        elif name:  # at a new index a name begins a call, unless the endpoint repeats the name in every fragment
-            return same if same and same.is_incomplete(name) else None
+        elif part.index in self._by_index:
+            call = self._by_index[part.index]
+        elif part.name:  # at a new index a name begins a call, unless the endpoint repeats the name in every fragment
+            return same if same and same.is_incomplete(part.name) else None
         else:  # an index that no call has
-            call = same if label else last
-        return None if call is None or call.ends_before(index, label, name, arguments) else call
+            call = same if part.label else last
+        return None if call is None or call.ends_before(part) else call
 
 
 class _Call:
@@ -105,49 +108,46 @@ class _Call:
 
     def __init__(self) -> None:
         self.label = ""
-        self._name = ""
+        self.name = ""
         self._fragments: list[str] = []
         self.extra = ExtraFields()
         self._size = 0
         self._braces = Braces()
         self._pieces_read = 0
 
-    @property
-    def written(self) -> str:
-        return self._name + self._text
-
-    def ends_before(self, index: int | None, label: str, name: str, arguments: str) -> bool:
+    def ends_before(self, part: ToolCallPart) -> bool:
         """Say whether a fragment that seems to continue this call begins another one.
 
         It can only if both have a name. It does if its id differs; if this call's arguments are complete and it brings
         other ones, or has no id to compare; or if its name differs and comes too late to continue this call's name.
         """
-        if not (name and self._name):
+        if not (part.name and self.name):
             return False
-        if label and self.label and label != self.label:
+        if part.label and self.label and part.label != self.label:
             return True
         if not self._is_complete:
-            return name != self._name and (bool(self._fragments) or index is None)
-        if label and self.label:
-            return name != self._name or bool(arguments.strip() and arguments.strip() != self._text.strip())
-        return True
+            return part.name != self.name and (bool(self._fragments) or part.index is None)
+        brings = part.arguments.strip()
+        return not (part.label and self.label) or part.name != self.name or brings not in {"", self.text.strip()}
 
     def is_incomplete(self, name: str) -> bool:
         """Say whether this is a call of that name whose arguments have begun and not ended."""
-        return name == self._name and bool(self._fragments) and not self._is_complete
+        return name == self.name and bool(self._fragments) and not self._is_complete
 
-    def add(self, label: str, name: str, arguments: str) -> None:
-        again = bool(name) and name == self._name and len(arguments) == self._size
-        repeats = again and arguments == self._text and self._is_complete
-        self.label = self.label or label
-        if not self._name or (name != self._name and not self._fragments):
-            self._name = (self._name + name)[:MAX_NAME_CHARS]
+    def add(self, part: ToolCallPart) -> None:
+        name, arguments = part.name, part.arguments
+        again = bool(name) and name == self.name and len(arguments) == self._size
+        repeats = again and arguments == self.text and self._is_complete
+        self.extra.add(part.extra)
+        self.label = self.label or part.label
+        if not self.name or (name != self.name and not self._fragments):
+            self.name = (self.name + name)[:MAX_NAME_CHARS]
         if arguments and not repeats:
             self._fragments.append(arguments)
             self._size += len(arguments)
 
     @property
-    def _text(self) -> str:
+    def text(self) -> str:
         return "".join(self._fragments)
 
     @property
@@ -160,40 +160,9 @@ class _Call:
 
     def build(self, free_ids: Iterator[str], *, cut: bool) -> ToolCall:
         label = storable_text(self.label[:MAX_NAME_CHARS]) or next(free_ids)
-        read = read_arguments(join_surrogates(self._text), cut=cut)
-        name = storable_text(join_surrogates(self._name))
+        read = read_arguments(join_surrogates(self.text), cut=cut)
+        name = storable_text(join_surrogates(self.name))
         return ToolCall(label, name, read.values, read.written, read.fault, self.extra.build())
-
-
-def _bounded(calls: Sequence[ToolCall]) -> Iterator[ToolCall]:
-    """Replace the arguments by a fault in each call that exceeds, with those before it, the limit of an answer."""
-    size = 0
-    for call in calls:
-        size += len(to_json(call.arguments))
-        yield call if size <= MAX_ALL_ARGUMENTS else replace(call, arguments={}, fault=_TOO_MUCH)
-
-
-def _index(given: Any) -> int | None:
-    """Read the index of a call, which may be written as a text or a fraction."""
-    try:
-        return None if given is None else int(given)
-    except (ValueError, TypeError, OverflowError):
-        return None
-
-
-def _label(part: ToolCallDelta) -> str:
-    return part.id if isinstance(part.id, str) else "" if part.id is None else json.dumps(part.id)
-
-
-def _name(part: ToolCallDelta) -> str:
-    named = part.function or part.custom or Function()
-    return named.name if isinstance(named.name, str) else ""
-
-
-def _arguments(part: ToolCallDelta) -> str:
-    """Return the arguments as text. Some endpoints send an object: what is not text is written as JSON."""
-    given = (part.function or Function()).arguments if part.custom is None else part.custom.input
-    return given if isinstance(given, str) else "" if given is None else json.dumps(given)
 
 
 _BRACKET_OR_QUOTE = re.compile(r"""["\\{}\[\]]""")

@@ -8,16 +8,16 @@ from datetime import datetime
 
 import httpx
 
-from domain.agents.error_text import shortened
 from domain.errors import InvalidInput
 from domain.models.chat import AnswerCut, AnswerMalformed, AnswerTooLarge, ModelError, ModelUnreachable
 from infrastructure.models.hosts import is_loopback
 from infrastructure.models.openai.answer import AnswerBuilder
 from infrastructure.models.openai.endpoints import TimeLimits, display_url
-from infrastructure.models.openai.failures import MAX_WORDS, failure_of, server_words, without
+from infrastructure.models.openai.failures import failure_of, quoted, server_words
 from infrastructure.models.openai.response import LINGER_S
 from infrastructure.models.openai.retry import RetryPolicy, is_retryable, retry_after_seconds
 
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
 
 LINGER_FOR_CALLS_S = 10.0
@@ -38,34 +38,29 @@ class NotAnsweredError(Exception):
     words: str = ""
 
 
+@dataclass(eq=False, repr=False)
 class Transport:
     """Posts requests to one URL. No error's message contains the key."""
 
-    def __init__(
-        self,
-        url: httpx.URL,
-        key: str,
-        *,
-        limits: TimeLimits,
-        places: Mapping[str, str],
-        retry: RetryPolicy,
-        max_answer_bytes: int,
-        past_proxies: bool,
-        now: Callable[[], datetime],
-    ) -> None:
-        self._url, self._key = url, key
-        self._limits, self._places, self._retry = limits, places, retry
-        self._max_answer_bytes = max_answer_bytes
-        self._now = now
-        on_loopback = is_loopback(url.host)
+    url: httpx.URL
+    key: str
+    limits: TimeLimits
+    places: Mapping[str, str]
+    retry: RetryPolicy
+    past_proxies: bool
+    now: Callable[[], datetime]
+
+    def __post_init__(self) -> None:
+        """Open the client. Raises `InvalidInput` for a key that no header can carry."""
+        on_loopback = is_loopback(self.url.host)
         # Loading all authorities' certificates takes longer than the rest of the start; plain HTTP needs none.
-        needs_no_certificates = on_loopback and url.scheme == "http"
+        needs_no_certificates = on_loopback and self.url.scheme == "http"
         self.client = httpx.AsyncClient(
             verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if needs_no_certificates else httpx.create_ssl_context(),
-            headers=_headers(key, url),
-            timeout=httpx.Timeout(None, connect=limits.connect),
+            headers=_headers(self.key, self.url),
+            timeout=httpx.Timeout(None, connect=self.limits.connect),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
-            trust_env=not (on_loopback or past_proxies),  # a proxy cannot reach this machine's loopback interface
+            trust_env=not (on_loopback or self.past_proxies),  # a proxy cannot reach this machine's loopback interface
         )
 
     async def send(self, body: bytes, headers: dict[str, str], first_byte_by: float | None) -> httpx.Response:
@@ -75,17 +70,17 @@ class Transport:
             ModelUnreachable: the response did not begin by `first_byte_by`, in seconds of the event loop's clock.
             NotAnsweredError: no connection, or an error status.
         """
-        request = self.client.build_request("POST", self._url, content=body, headers=headers)
+        request = self.client.build_request("POST", self.url, content=body, headers=headers)
         try:
             async with asyncio.timeout_at(first_byte_by):
                 response = await self.client.send(request, stream=True)
         except TimeoutError as error:
             raise ModelUnreachable(self._no_first_byte()) from error
         except httpx.TransportError as error:
-            why = shortened(without(self._key, str(error)), MAX_WORDS).rstrip(".") or _reason(error)
-            setting = self._places["connect" if isinstance(error, httpx.ConnectTimeout) else "endpoint"]
-            said = f"The model's endpoint {display_url(self._url)} cannot be reached: {why}. Check {setting}."
-            raise NotAnsweredError(ModelUnreachable(said), attempts=self._retry.attempts_after(error)) from error
+            why = quoted(str(error), self.key).rstrip(".") or _reason(error)
+            setting = self.places["connect" if isinstance(error, httpx.ConnectTimeout) else "endpoint"]
+            said = f"The model's endpoint {display_url(self.url)} cannot be reached: {why}. Check {setting}."
+            raise NotAnsweredError(ModelUnreachable(said), attempts=self.retry.attempts_after(error)) from error
         if response.is_success:
             return response
         try:
@@ -93,9 +88,9 @@ class Transport:
         finally:
             await response.aclose()
         raise NotAnsweredError(
-            failure_of(response.status_code, server_words(error_body, self._key)),
-            attempts=self._retry.attempts if is_retryable(response.status_code, response.headers) else 1,
-            retry_after=retry_after_seconds(response.headers, self._now()),
+            failure_of(response.status_code, server_words(error_body, self.key)),
+            attempts=self.retry.attempts if is_retryable(response.status_code, response.headers) else 1,
+            retry_after=retry_after_seconds(response.headers, self.now()),
             status=response.status_code,
             words=error_body.decode("utf-8", "replace"),
         )
@@ -104,7 +99,7 @@ class Transport:
         """Read the beginning of an error's body, within short limits: its status says the most important."""
         body = bytearray()
         try:
-            async with asyncio.timeout(min(self._limits.silence, self._limits.connect)):
+            async with asyncio.timeout(min(self.limits.silence, self.limits.connect)):
                 async for chunk in response.aiter_bytes():
                     body += chunk
                     if len(body) > MAX_ERROR_BYTES:
@@ -138,13 +133,13 @@ class Transport:
                     return
                 raise self._interrupted(error, patience, has_output=answer.has_output or not streamed) from error
             size += len(chunk)
-            if size > self._max_answer_bytes:
-                raise AnswerTooLarge(f"The model's answer is larger than {self._max_answer_bytes} bytes.")
+            if size > MAX_ANSWER_BYTES:
+                raise AnswerTooLarge(f"The model's answer is larger than {MAX_ANSWER_BYTES} bytes.")
             yield chunk
 
     def _patience(self, answer: AnswerBuilder, *, streamed: bool) -> float:
         """Return how many seconds to wait for the next chunk."""
-        limits = self._limits
+        limits = self.limits
         if answer.broken or (answer.finished and not answer.more_calls_may_follow):
             return min(LINGER_S, limits.silence)
         if answer.finished:
@@ -156,30 +151,26 @@ class Transport:
             case TimeoutError() if not has_output:
                 return ModelUnreachable(self._no_first_byte())
             case TimeoutError():
-                limit = f"{self._places['silence']} sets how long to wait."
+                limit = f"{self.places['silence']} sets how long to wait."
                 return AnswerCut(f"The model's answer stopped: nothing came for {patience:g} s. {limit}")
             case httpx.DecodingError():
-                return AnswerMalformed(f"The model's answer cannot be decompressed: {shortened(str(error), MAX_WORDS)}")
+                return AnswerMalformed(f"The model's answer cannot be decompressed: {quoted(str(error), self.key)}")
             case _:
-                why = shortened(str(error), MAX_WORDS) or _reason(error)
+                why = quoted(str(error), self.key) or _reason(error)
                 return AnswerCut(f"The connection broke before the model's answer was complete: {why}")
 
     def _no_first_byte(self) -> str:
         return (
-            f"The model's endpoint {display_url(self._url)} did not begin to answer within "
-            f"{self._limits.first_byte:g} s. {self._places['first_byte']} sets how long to wait."
+            f"The model's endpoint {display_url(self.url)} did not begin to answer within "
+            f"{self.limits.first_byte:g} s. {self.places['first_byte']} sets how long to wait."
         )
 
 
 def _reason(error: Exception) -> str:
     """Describe an error of the HTTP client that has no message."""
-    match error:
-        case httpx.TimeoutException():
-            return "it timed out"
-        case httpx.ConnectError():
-            return "no connection could be made"
-        case _:
-            return "the connection was closed"
+    if isinstance(error, httpx.TimeoutException):
+        return "it timed out"
+    return "no connection could be made" if isinstance(error, httpx.ConnectError) else "the connection was closed"
 
 
 def _headers(key: str, url: httpx.URL) -> dict[str, str]:

@@ -4,14 +4,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import asyncpg
+from msgspec.structs import astuple
 
 from domain.errors import LeaseLost, ThreadfoldError, VersionConflict
-from domain.ids import Position, Version, slice_of
+from domain.ids import Position, ThreadId, Version, slice_of
 from domain.ports.log import Append
 from infrastructure.postgres.failures import is_passing, is_undone
 from infrastructure.postgres.log.append_sql import APPEND
 from infrastructure.postgres.log.metadata_columns import split_metadata
-from infrastructure.postgres.retry import ENDLESS, Attempts
+from infrastructure.postgres.retry import Attempts
 from infrastructure.postgres.statements import COMMAND, FENCED, RECORDED, THREAD
 
 Outcome = Position | ThreadfoldError
@@ -19,11 +20,11 @@ Outcome = Position | ThreadfoldError
 
 
 class Storing:
-    """Stores appends. Remembers whether an attempt got no answer: then it may have stored its appends."""
+    """Stores appends. Remembers the threads of statements that got no answer: those may have stored their appends."""
 
     def __init__(self, pool: asyncpg.Pool | asyncpg.Connection) -> None:
         self._pool = pool
-        self._outcome_unknown = False
+        self.unanswered: set[ThreadId] = set()
 
     async def store(
         self, appends: Sequence[Append], again: Callable[[Exception], bool] = is_passing
@@ -35,17 +36,17 @@ class Storing:
         """
         order = sorted(range(len(appends)), key=lambda index: _lock_order(appends[index]))
         arguments = arguments_of([appends[index] for index in order])
-        for attempt in Attempts(self._pool, again=again):
-            async with attempt:
+        attempts = Attempts(self._pool, again=again)
+        while True:
+            async with attempts:
                 try:
                     rows = await self._pool.fetch(APPEND, *arguments)
                 except BaseException as error:
                     if not (isinstance(error, Exception) and is_undone(error)):
-                        self._outcome_unknown = True
+                        self.unanswered.update(append.thread_id for append in appends)
                     raise
                 positions = {order[row["number"] - 1]: Position(row["position"]) for row in rows}
                 return [positions.get(index) for index in range(len(appends))]
-        raise AssertionError(ENDLESS)
 
     async def alone(self, append: Append) -> Outcome:
         """Append what could not be stored with others. Raises as `store` does."""
@@ -59,16 +60,16 @@ class Storing:
 
     async def refusal(self, append: Append) -> Outcome:
         """Find out why an append was refused. Perhaps an attempt without an answer has stored it."""
-        fence, key = append.fence, (slice_of(append.thread_id), append.thread_id)
-        for attempt in Attempts(self._pool):
-            async with attempt:
-                if self._outcome_unknown and (position := await _stored_before(self._pool, append)) is not None:
+        thread_id, fence = append.thread_id, append.fence
+        key, attempts = (slice_of(thread_id), thread_id), Attempts(self._pool)
+        while True:
+            async with attempts:
+                if thread_id in self.unanswered and (position := await _stored_before(self._pool, append)) is not None:
                     return position
                 if fence and await self._pool.fetch(FENCED, fence.shard, fence.epoch, *key):
                     return LeaseLost()
                 rows = await self._pool.fetch(THREAD, *key)
                 return VersionConflict(append.expected.version, Version(rows[0]["version"] if rows else 0))
-        raise AssertionError(ENDLESS)
 
 
 async def _stored_before(pool: asyncpg.Pool, append: Append) -> Position | None:
@@ -112,23 +113,12 @@ EVENT_COLUMNS = 9
 
 
 def _request_row(append: Append) -> tuple[Any, ...]:
-    command, records, head, fence = append.command, append.records, append.head, append.fence
+    expected, head, records = append.expected, append.head, append.records
+    opened_at = records[0].recorded_at if records else head.at
     return (
-        slice_of(append.thread_id),
-        append.thread_id,
-        append.tenant,
-        append.expected.version,
-        append.expected.hash,
-        append.expected.version + len(records),
-        head.hash,
-        records[0].recorded_at if records else head.at,
-        head.at,
-        append.in_turn,
-        append.waiting,
-        append.forked,
-        command.id if command else None,
-        command.request_hash if command else None,
-        command.result if command else None,
-        fence.shard if fence else None,
-        fence.epoch if fence else None,
+        *(slice_of(append.thread_id), append.thread_id, append.tenant),
+        *(expected.version, expected.hash, expected.version + len(records), head.hash, opened_at, head.at),
+        *(append.in_turn, append.waiting, append.forked),
+        *(astuple(append.command) if append.command else (None, None, None)),
+        *(astuple(append.fence) if append.fence else (None, None)),
     )

@@ -1,8 +1,6 @@
 """SQL for the queries to read models, built with SQLAlchemy's expression language and run by asyncpg."""
 
-import struct
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -19,27 +17,20 @@ from infrastructure.postgres.tsquery import tsquery
 
 DIALECT = asyncpg_dialect()  # type: ignore[no-untyped-call]
 
-TYPES: dict[str, TypeEngine[Any]] = {
-    "smallint": sa.SmallInteger(),
-    "integer": sa.Integer(),
-    "bigint": sa.BigInteger(),
-    "text": sa.Text(),
-    "uuid": sa.Uuid(),
-    "timestamptz": sa.TIMESTAMP(timezone=True),
-    "json": sa.Text(),
-    "words": postgresql.TSVECTOR(),
+TYPES: dict[str, tuple[str, TypeEngine[Any]]] = {
+    "smallint": ("0", sa.SmallInteger()),
+    "integer": ("0", sa.Integer()),
+    "bigint": ("0", sa.BigInteger()),
+    "text": ("''", sa.Text()),
+    "uuid": ("NULL", sa.Uuid()),
+    "timestamptz": ("NULL", sa.TIMESTAMP(timezone=True)),
+    "json": ("'null'", sa.Text()),
+    "words": ("''::tsvector", postgresql.TSVECTOR()),
 }
-
+"""By kind of column: what one that the view lacks reads as, and the type."""
 
 Views: TypeAlias = Mapping[str, frozenset[str]]
-"""The columns of each view. A view of an older version may lack columns: they read as `NOTHING`."""
-
-NOTHING: dict[str, str] = {
-    **dict.fromkeys(("smallint", "integer", "bigint"), "0"),
-    "text": "''",
-    "json": "'null'",
-    "words": "''::tsvector",
-}
+"""The columns of each view. A view of an older version may lack columns."""
 
 
 def select(query: Select, views: Views | None = None) -> tuple[str, Sequence[Any]]:
@@ -67,10 +58,7 @@ def aggregate(query: Aggregate, views: Views | None = None) -> tuple[str, Sequen
 
 
 def histogram(query: Histogram, views: Views | None = None) -> tuple[str, Sequence[Any]]:
-    """Return the SQL of counts by value, and its parameters. A row is a group; its last column has `COUNTED` records.
-
-    `counts_of` adds them up. Measured: the database takes twice as long for that, and a row for each value ten times.
-    """
+    """Return the SQL of counts by value, and its parameters. A row is a group; its last column has the counts."""
     table = _table(query.table, views)
     groups = _groups(table, query)
     value, count = sa.func.int4send(table.c[query.column]), sa.func.int8send(table.c[query.count])
@@ -81,16 +69,12 @@ def histogram(query: Histogram, views: Views | None = None) -> tuple[str, Sequen
     return _compiled(statement.group_by(*places).having(some).order_by(*places).limit(_literal(query.limit)))
 
 
-COUNTED = struct.Struct(">iq")
-"""A value and a count, in PostgreSQL's binary format."""
-
-
-def counts_of(counted: bytes) -> Mapping[int, int]:
-    """Add up counts by value."""
-    counts: defaultdict[int, int] = defaultdict(int)
-    for value, count in COUNTED.iter_unpack(counted):
-        counts[value] += count
-    return dict(counts)
+SQL_OF: Mapping[type, Callable[..., tuple[str, Sequence[Any]]]] = {
+    Select: select,
+    Aggregate: aggregate,
+    Histogram: histogram,
+}
+"""What returns the SQL of a query and its parameters, by its kind."""
 
 
 def _groups(table: sa.FromClause, query: Aggregate | Histogram) -> list[ColumnElement[Any]]:
@@ -116,7 +100,7 @@ _UTC: ColumnElement[str] = sa.literal_column("'UTC'")
 
 @cache
 def _view(table: Table) -> sa.TableClause:
-    columns: list[sa.ColumnClause[Any]] = [sa.column(c.name, TYPES[c.kind]) for c in table.columns]
+    columns: list[sa.ColumnClause[Any]] = [sa.column(c.name, TYPES[c.kind][1]) for c in table.columns]
     return sa.table(table.name, *columns, schema=SCHEMA)
 
 
@@ -126,10 +110,7 @@ def _table(table: Table, views: Views | None) -> sa.FromClause:
     if there is None:
         return view
     columns = [
-        view.c[c.name]
-        if c.name in there
-        else sa.literal_column(NOTHING.get(c.kind, "NULL"), TYPES[c.kind]).label(c.name)
-        for c in table.columns
+        view.c[c.name] if c.name in there else sa.literal_column(*TYPES[c.kind]).label(c.name) for c in table.columns
     ]
     return sa.select(*columns).select_from(view).subquery(table.name)
 
@@ -141,7 +122,7 @@ def _conditions(table: sa.FromClause, where: Iterable[Condition], views: Views |
                 yield _comparison(table.c[condition.column], condition)
             case Spanning(since, until, at):
                 span = sa.func.tstzrange(table.c[since], table.c[until])
-                yield span.op("@>", is_comparison=True)(sa.bindparam(None, at, TYPES["timestamptz"]))
+                yield span.op("@>", is_comparison=True)(sa.bindparam(None, at, TYPES["timestamptz"][1]))
             case Among(columns, other, inner):
                 found = _table(other, views)
                 chosen = sa.select(*(found.c[name] for name in columns)).where(*_conditions(found, inner, views))

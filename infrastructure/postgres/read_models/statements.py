@@ -6,19 +6,12 @@ LOCK = "SELECT pg_advisory_xact_lock($1)"
 HURRY = "SET LOCAL lock_timeout = '1s'"
 """Give up soon if a query reads the view: later queries queue behind this transaction's lock."""
 
-INSTANCES = """
-SELECT id, projection, version, line, status, created_at
-  FROM read_models.instances
- ORDER BY id
-"""
+_INSTANCES = "SELECT id, projection, version, line, status, created_at FROM read_models.instances"
+
+INSTANCES = f"{_INSTANCES} ORDER BY id"
 """All instances, the oldest first."""
 
-BUILDING = """
-SELECT id, projection, version, line, status, created_at
-  FROM read_models.instances
- WHERE line = $1 AND status = 'building'
- ORDER BY id
-"""
+BUILDING = f"{_INSTANCES} WHERE line = $1 AND status = 'building' ORDER BY id"
 """The instances that a line builds."""
 
 TABLES = "SELECT id, tables FROM read_models.instances WHERE line = $1 AND status = 'building'"
@@ -111,7 +104,7 @@ SELECT instance, thread_id, version, position, type, error, attempts, at
 """The parked threads of some slices, the longest parked first."""
 
 PARK = """
-INSERT INTO read_models.parked (instance, slice, thread_id, version, position, type, error, attempts, at)
+INSERT INTO read_models.parked (instance, thread_id, version, position, type, error, attempts, at, slice)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 """
 """Park a thread from an event on."""

@@ -18,6 +18,9 @@ TYPES = {"words": "tsvector"}
 GIVEN = {"json": "text", "words": "text"}
 """Kinds of columns whose parameters have another type."""
 
+INDEXED = {"order": "({0})", "span": "USING gist (tstzrange({0}))", "words": "USING gin ({0})"}
+"""How an index is made of its columns, by what it finds."""
+
 WHEN_THERE: dict[Rule, str] = {
     "last": "excluded.{0}",
     "first": "coalesce(t.{0}, excluded.{0})",
@@ -29,53 +32,31 @@ WHEN_THERE: dict[Rule, str] = {
 """A column's new value where the row exists already, by its rule."""
 
 
-def place(table: Table, instance: InstanceId) -> str:
+def place(name: str, instance: InstanceId) -> str:
     """Return the name of an instance's table."""
-    return f"{SCHEMA}.{table.name}_{instance}"
+    return f"{SCHEMA}.{name}_{instance}"
 
 
 def create(table: Table, instance: InstanceId) -> Iterable[str]:
     """Yield the statements that create an instance's table."""
-    name = place(table, instance)
-    columns = ", ".join(_definition(column) for column in table.columns)
-    key = ", ".join(_quoted(column) for column in _key(table))
+    name = place(table.name, instance)
+    columns = ", ".join(map(_definition, table.columns))
+    key = ", ".join(map(_quoted, _key(table)))
     yield f"CREATE TABLE {name} ({columns}, PRIMARY KEY ({key})) WITH (fillfactor = 85)"
     for index in table.indexes:
         listed = ", ".join(map(_quoted, index.columns))
-        match index.by:
-            case "order":
-                yield f"CREATE INDEX ON {name} ({listed})"
-            case "span":
-                yield f"CREATE INDEX ON {name} USING gist (tstzrange({listed}))"
-            case "words":
-                yield f"CREATE INDEX ON {name} USING gin ({listed})"
-
-
-def drop(name: str, instance: InstanceId) -> str:
-    """Return the statement that drops an instance's table."""
-    return f"DROP TABLE {SCHEMA}.{name}_{instance}"
-
-
-def hide(name: str) -> str:
-    """Return the statement that drops a table's views."""
-    return f"DROP VIEW IF EXISTS {SCHEMA}.{name}, analytics.{name}"
-
-
-def analyse(name: str, instance: InstanceId) -> str:
-    """Return the statement that analyses an instance's table."""
-    return f"ANALYZE {SCHEMA}.{name}_{instance}"
+        yield f"CREATE INDEX ON {name} {INDEXED[index.by].format(listed)}"
 
 
 def show(table: Table, instance: InstanceId) -> Iterable[str]:
     """Yield the statements that point the views at an instance: the internal one, and the one for reports."""
     inside, outside = f"{SCHEMA}.{table.name}", f"analytics.{table.name}"
-    yield _replace(inside, f"TABLE {place(table, instance)}")
-    public = table.public
-    columns = [f"t.{_quoted(column.name)}" for column in public]
+    yield _replace(inside, f"TABLE {place(table.name, instance)}")
+    columns = [f"t.{_quoted(column.name)}" for column in table.public]
     columns += [f"{derived.expression} AS {_quoted(derived.name)}" for derived in table.derived]
-    yield _replace(outside, f"SELECT {', '.join(columns)} FROM {place(table, instance)} AS t")  # noqa: S608
+    yield _replace(outside, f"SELECT {', '.join(columns)} FROM {place(table.name, instance)} AS t")  # noqa: S608
     yield f"COMMENT ON VIEW {outside} IS {_literal(table.about)}"
-    for name, about in [(shown.name, shown.about) for shown in public] + [(d.name, d.about) for d in table.derived]:
+    for name, about in [(c.name, c.about) for c in table.public] + [(d.name, d.about) for d in table.derived]:
         yield f"COMMENT ON COLUMN {outside}.{_quoted(name)} IS {_literal(about)}"
 
 
@@ -113,7 +94,9 @@ def write(table: Table, instance: InstanceId, first: int = 1) -> str:
     Its parameters are arrays, one a column, numbered from `first` on.
     """
     names = ", ".join(_quoted(column.name) for column in table.columns)
-    arrays = ", ".join(f"${n}::{_given(column)}[]" for n, column in enumerate(table.columns, first))
+    arrays = ", ".join(
+        f"${n}::{GIVEN.get(column.kind, column.kind)}[]" for n, column in enumerate(table.columns, first)
+    )
     values = ", ".join(_value(column) for column in table.columns)
     changed = ", ".join(
         f"{_quoted(column.name)} = {WHEN_THERE[column.rule].format(_quoted(column.name))}"
@@ -123,7 +106,7 @@ def write(table: Table, instance: InstanceId, first: int = 1) -> str:
     key = ", ".join(map(_quoted, _key(table)))
     then = f"DO UPDATE SET {changed}" if changed else "DO NOTHING"
     return f"""
-        INSERT INTO {place(table, instance)} AS t ({names})
+        INSERT INTO {place(table.name, instance)} AS t ({names})
         SELECT {values} FROM unnest({arrays}) AS given ({names})
             ON CONFLICT ({key}) {then}
     """  # noqa: S608  (identifiers of our own)
@@ -149,15 +132,9 @@ def _definition(column: Column) -> str:
     return f"{_quoted(column.name)} {TYPES.get(column.kind, column.kind)}{needed}"
 
 
-def _given(column: Column) -> str:
-    return GIVEN.get(column.kind, column.kind)
-
-
 def _value(column: Column) -> str:
-    name = f"given.{_quoted(column.name)}"
-    if column.kind == "words":
-        return f"{name}::tsvector"
-    return f"{name}::json" if column.kind == "json" else name
+    cast = f"::{TYPES.get(column.kind, column.kind)}" if column.kind in GIVEN else ""
+    return f"given.{_quoted(column.name)}{cast}"
 
 
 def _without_nul(value: Any) -> Any:

@@ -12,18 +12,15 @@ from itertools import pairwise
 
 import asyncpg
 
-from domain.ids import ThreadId, Version, slice_of
+from domain.ids import ThreadId, Version
 from domain.ports.recall import Lineage
 from domain.recall.bm25 import Candidate, Hit, Matches, rank, rarest
 from domain.recall.terms import MAX_TERMS, Term, words_in
 from domain.recall.word_index import find
-from infrastructure.postgres.recall.word_indexes import (
-    MAX_CACHE_BYTES,
-    MAX_INDEXED_VERSIONS,
-    OTHER_SCHEMA_ERRORS,
-    WordIndexes,
-)
-from infrastructure.postgres.retry import fetch
+from infrastructure.postgres.failures import OTHER_SCHEMA_ERRORS
+from infrastructure.postgres.recall.word_indexes import MAX_CACHE_BYTES, MAX_INDEXED_VERSIONS, WordIndexes
+from infrastructure.postgres.retry import Store
+from infrastructure.postgres.thread_columns import thread_columns
 from infrastructure.postgres.tsquery import tsquery
 
 SAMPLES = 32
@@ -76,12 +73,12 @@ SELECT said.thread_id, said.version, length(said.content) AS length, {" | ".join
 """The newest messages that have any of the given terms, each with all its terms as a bit set."""
 
 
-class PostgresFinder:
+class PostgresFinder(Store):
     """A `Finder` over the serving instance of the read model."""
 
     def __init__(self, pool: asyncpg.Pool, max_bytes: int = MAX_CACHE_BYTES) -> None:
         """Cache at most `max_bytes` of threads' words. The caller closes the pool."""
-        self._pool = pool
+        super().__init__(pool)
         self._word_indexes = WordIndexes(pool, max_bytes)
 
     async def find(self, lineage: Lineage, terms: Sequence[Term], before: Version, limit: int) -> Sequence[Hit]:
@@ -92,9 +89,8 @@ class PostgresFinder:
         lineage = [(thread_id, Version(min(upto, before - 1))) for thread_id, upto in lineage[:MAX_LINEAGE]]
         try:
             if before <= MAX_INDEXED_VERSIONS:
-                with suppress(
-                    asyncpg.UndefinedColumnError
-                ):  # another version of the read model serves until this code's is built
+                # Another version of the read model may serve until this code's is built.
+                with suppress(asyncpg.UndefinedColumnError):
                     return find(await self._word_indexes.of(lineage), terms, limit)
             return rank(await self._matches_on_server(lineage, terms, before), terms, limit)
         except asyncpg.UndefinedTableError:  # the read model is built for the first time
@@ -103,27 +99,15 @@ class PostgresFinder:
     async def _matches_on_server(self, lineage: Lineage, terms: Sequence[Term], before: Version) -> Matches:
         """Match on the server, in a thread of any length."""
         queries = [tsquery([list(map(words_in, term.forms))]) for term in terms]
-        parts = (
-            [slice_of(thread_id) for thread_id, _ in lineage],
-            [thread_id for thread_id, _ in lineage],
-            [upto for _, upto in lineage],
-        )
+        parts = thread_columns(lineage)
         starts = [(before - 1) * number // SAMPLES for number in range(SAMPLES + 1)]
         width = MAX_INDEXED_VERSIONS // SAMPLES
         ends = [min(start + width, following) for start, following in pairwise(starts)]
-        (counted,) = await fetch(self._pool, COUNT, queries, *parts, starts[:-1], ends, expecting=OTHER_SCHEMA_ERRORS)
+        (counted,) = await self._fetch(COUNT, queries, *parts, starts[:-1], ends, expecting=OTHER_SCHEMA_ERRORS)
         scale = (before - 1) / sum(end - start for start, end in zip(starts, ends, strict=False))
         counts = tuple(count * scale for count in counted["counts"][: len(terms)])
         rare_terms = " | ".join(queries[number] for number in rarest(counts, MAX_CANDIDATES))
-        rows = await fetch(
-            self._pool,
-            MATCHING,
-            queries,
-            *parts,
-            MAX_SEARCHED_MESSAGES,
-            rare_terms,
-            MAX_CANDIDATES,
-            expecting=OTHER_SCHEMA_ERRORS,
-        )
+        limits = MAX_SEARCHED_MESSAGES, rare_terms, MAX_CANDIDATES
+        rows = await self._fetch(MATCHING, queries, *parts, *limits, expecting=OTHER_SCHEMA_ERRORS)
         candidates = [Candidate(ThreadId(row["thread_id"]), *list(row)[1:]) for row in rows]
         return Matches(counted["messages"] * scale, counted["length"], counts, candidates)

@@ -6,15 +6,14 @@ exact: a thread's vectors are stored together, and an index over all threads wou
 
 from collections.abc import Mapping, Sequence
 
-import asyncpg
-
-from domain.ids import Position, Slice, ThreadId, Version, slice_of
+from domain.ids import Position, Slice, ThreadId, Version
 from domain.ports.recall import Embedded, Lineage
 from domain.recall.bm25 import Hit
 from infrastructure.postgres.pool import connect_as_owner
 from infrastructure.postgres.read_models.statements import LOCK
 from infrastructure.postgres.requirements import ROLE
-from infrastructure.postgres.retry import fetch
+from infrastructure.postgres.retry import Store
+from infrastructure.postgres.thread_columns import thread_columns
 
 MAX_COMPARED = 50_000
 """The vectors of a thread's newest messages are compared."""
@@ -24,26 +23,22 @@ PREPARE_LOCK = 0x7665_6374  # "vect"
 
 EXTENSION = "CREATE EXTENSION IF NOT EXISTS vector"
 
-TABLES = (
-    """
-    CREATE TABLE IF NOT EXISTS read_models.embeddings (
-        thread_id uuid     NOT NULL,
-        version   integer  NOT NULL,
-        slice     smallint NOT NULL,
-        model     text     NOT NULL,
-        vector    vector   NOT NULL,
-        PRIMARY KEY (model, slice, thread_id, version)
-    )
-    """,
-    """
-    CREATE TABLE IF NOT EXISTS read_models.embedded (
-        position bigint   NOT NULL,
-        slice    smallint NOT NULL,
-        model    text     NOT NULL,
-        PRIMARY KEY (model, slice)
-    ) WITH (fillfactor = 20)
-    """,
-)
+TABLES = """
+CREATE TABLE IF NOT EXISTS read_models.embeddings (
+    thread_id uuid     NOT NULL,
+    version   integer  NOT NULL,
+    slice     smallint NOT NULL,
+    model     text     NOT NULL,
+    vector    vector   NOT NULL,
+    PRIMARY KEY (model, slice, thread_id, version)
+);
+CREATE TABLE IF NOT EXISTS read_models.embedded (
+    position bigint   NOT NULL,
+    slice    smallint NOT NULL,
+    model    text     NOT NULL,
+    PRIMARY KEY (model, slice)
+) WITH (fillfactor = 20)
+"""
 
 POSITIONS = "SELECT slice, position FROM read_models.embedded WHERE model = $1"
 
@@ -76,11 +71,8 @@ SELECT said.thread_id, said.version, 1 - (said.vector <=> $5::text::vector) AS s
 """
 
 
-class PostgresVectorStore:
+class PostgresVectorStore(Store):
     """A `VectorStore` on a migrated database. Call `prepare` first."""
-
-    def __init__(self, pool: asyncpg.Pool) -> None:
-        self._pool = pool
 
     async def prepare(self, url: str) -> None:
         """Create the extension, as the owner of the database, and the tables. Raises asyncpg's errors."""
@@ -90,33 +82,24 @@ class PostgresVectorStore:
                 await connection.execute(LOCK, PREPARE_LOCK)
                 await connection.execute(EXTENSION)
                 await connection.execute(f"SET LOCAL ROLE {ROLE}")
-                for statement in TABLES:
-                    await connection.execute(statement)
+                await connection.execute(TABLES)
         finally:
             await connection.close()
 
     async def positions(self, model: str) -> Mapping[Slice, Position]:
-        return {Slice(row["slice"]): Position(row["position"]) for row in await fetch(self._pool, POSITIONS, model)}
+        return {Slice(row["slice"]): Position(row["position"]) for row in await self._fetch(POSITIONS, model)}
 
     async def keep(self, model: str, vectors: Sequence[Embedded], read: Mapping[Slice, Position]) -> None:
-        columns = (
-            [slice_of(one.thread_id) for one in vectors],
-            [one.thread_id for one in vectors],
-            [one.version for one in vectors],
-            [_literal(one.vector) for one in vectors],
-        )
+        columns = thread_columns((one.thread_id, one.version) for one in vectors)
+        literals = [_literal(one.vector) for one in vectors]
         slices = sorted(read)  # in one order, so that two writers do not deadlock
-        await fetch(self._pool, KEEP, model, *columns, slices, [read[slice_] for slice_ in slices])
+        await self._fetch(KEEP, model, *columns, literals, slices, [read[slice_] for slice_ in slices])
 
     async def nearest(
         self, model: str, lineage: Lineage, vector: Sequence[float], before: Version, limit: int
     ) -> Sequence[Hit]:
-        parts = (
-            [slice_of(thread_id) for thread_id, _ in lineage],
-            [thread_id for thread_id, _ in lineage],
-            [min(upto, before - 1) for _, upto in lineage],
-        )
-        rows = await fetch(self._pool, NEAREST, model, *parts, _literal(vector), MAX_COMPARED, limit)
+        parts = thread_columns((thread_id, min(upto, before - 1)) for thread_id, upto in lineage)
+        rows = await self._fetch(NEAREST, model, *parts, _literal(vector), MAX_COMPARED, limit)
         return [Hit(ThreadId(row["thread_id"]), row["version"], row["score"]) for row in rows]
 
 

@@ -8,20 +8,19 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from domain.ids import ThreadId, slice_of
+from domain.ids import ThreadId
 from domain.lru import Lru
 from domain.ports.recall import Lineage
 from domain.recall.word_index import Part, WordIndex
-from infrastructure.postgres.retry import fetch
+from infrastructure.postgres.failures import OTHER_SCHEMA_ERRORS
+from infrastructure.postgres.retry import Store
+from infrastructure.postgres.thread_columns import thread_columns
 
 MAX_CACHE_BYTES = 32_000_000
 """What the indexes of the threads that were searched last may take: about 250 conversations of 200 turns."""
 
 MAX_INDEXED_VERSIONS = 8_192
 """A thread with more versions is searched on the server."""
-
-OTHER_SCHEMA_ERRORS = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
-"""PostgreSQL's errors if the read model is being built for the first time, or another version of it serves."""
 
 NEWER = """
 SELECT said.versions, said.term_ids, said.who
@@ -41,11 +40,11 @@ SELECT said.versions, said.term_ids, said.who
 the planner can see, PostgreSQL would replan the statement each time, as it would that of `READ_AT`."""
 
 
-class WordIndexes:
+class WordIndexes(Store):
     """The word indexes of the threads that were searched last."""
 
     def __init__(self, pool: asyncpg.Pool, max_bytes: int = MAX_CACHE_BYTES) -> None:
-        self._pool = pool
+        super().__init__(pool)
         self._threads = Lru[ThreadId, WordIndex](max_bytes)
 
     async def of(self, lineage: Lineage) -> Sequence[Part]:
@@ -56,20 +55,11 @@ class WordIndexes:
         known = [self._threads.get(thread_id) or WordIndex() for thread_id, _ in lineage]
         short = [place for place, (_, upto) in enumerate(lineage) if known[place].last < upto]
         if short:
-            for place, words in zip(short, await self._extended(lineage, known, short), strict=True):
-                known[place] = words
+            columns = thread_columns((lineage[place][0], known[place].last) for place in short)
+            # Messages after the requested version, too: a later search needs them.
+            rows = await self._fetch(NEWER, *columns, MAX_INDEXED_VERSIONS, expecting=OTHER_SCHEMA_ERRORS)
+            for place, row in zip(short, rows, strict=True):
+                known[place] = known[place].extended(row["versions"] or (), row["term_ids"] or (), row["who"] or ())
         for (thread_id, _), words in zip(lineage, known, strict=True):
             self._threads.put(thread_id, words, words.size)
         return [(thread_id, words, upto) for (thread_id, upto), words in zip(lineage, known, strict=True)]
-
-    async def _extended(
-        self, lineage: Lineage, known: Sequence[WordIndex], short: Sequence[int]
-    ) -> Sequence[WordIndex]:
-        """Read newer messages, including those after the requested version: a later search needs them."""
-        threads = [lineage[place][0] for place in short]
-        columns = [slice_of(thread_id) for thread_id in threads], threads, [known[place].last for place in short]
-        rows = await fetch(self._pool, NEWER, *columns, MAX_INDEXED_VERSIONS, expecting=OTHER_SCHEMA_ERRORS)
-        return [
-            known[place].extended(row["versions"] or (), row["term_ids"] or (), row["who"] or ())
-            for place, row in zip(short, rows, strict=True)
-        ]
