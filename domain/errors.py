@@ -42,7 +42,11 @@ ThreadfoldError
 ├── BudgetExhausted         too little of a budget is left for a model call
 ├── PromptTooLarge          instructions, tools and the newest messages do not fit
 ├── ToolError               a tool failed; the model reads the message
+│   ├── Retry               the model should call the tool again, corrected
+│   └── InvalidArguments    a tool cannot be called with these arguments
 └── ModelError              (domain/models/chat.py) a model did not answer
+
+ApprovalRequired (a BaseException) suspends a tool that needs a person's approval before it goes on.
 
 A class's docstring is its default message. HTTP status codes are assigned in `api/`.
 """
@@ -283,6 +287,15 @@ class WaitsForPerson(ThreadfoldError):
     """The turn cannot go on before a person decides. Do not catch this error in your node."""
 
 
+class ApprovalRequired(BaseException):
+    """A tool needs a person's approval before it goes on. Not an `Exception`, so `except Exception` lets it pass."""
+
+    def __init__(self, reason: str) -> None:
+        """`reason` is what the person reads."""
+        super().__init__(f"A person has to approve this call: {reason}")
+        self.reason = reason
+
+
 class BudgetExhausted(ThreadfoldError):
     """Too little of a budget is left for a model call."""
 
@@ -300,3 +313,20 @@ class PromptTooLarge(ThreadfoldError):
 
 class ToolError(ThreadfoldError):
     """A tool failed. The model reads the message."""
+
+
+class Retry(ToolError):
+    """The model should call this tool again, with something corrected that the message names.
+
+    The call has failed. The model is asked to try again up to `max_retries` times for each tool and turn.
+    """
+
+
+class InvalidArguments(ToolError):
+    """A tool cannot be called with these arguments. The model reads the message."""
+
+    def __init__(self, message: str, field: str = "", why: str = "") -> None:
+        """`field` is a path such as `amount` or `to.city`, "" for all arguments; `why` says what was expected."""
+        super().__init__(message)
+        self.field = field
+        self.why = why or message

@@ -87,6 +87,7 @@ class StateView(Struct, frozen=True):
     turn: TurnInProgress | None
     last_turn: Ended | None
     queue: Sequence[Queued]
+    subject: str
 
 
 def state_view(loaded: LoadedThread) -> StateView:

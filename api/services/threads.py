@@ -38,6 +38,7 @@ from domain.application.queries.transcript import Transcript
 from domain.application.replay.compare import ReplayedTurn
 from domain.application.replay.replay import Replay
 from domain.application.thread_repository import LoadedThread
+from domain.application.turns.check_input import check_change, check_decision, opening_values
 from domain.application.turns.token_counting import count_tokens
 from domain.application.turns.turn_cause import caused_by
 from domain.application.turns.wait import TurnWaiter
@@ -111,16 +112,23 @@ class Service:
             return ThreadId(uuid5(KEYED_THREADS, f"{caller.tenant}\n{caller.key}"))
         return ThreadId(self.runtime.new_id())
 
-    async def open(self, thread_id: ThreadId, graph: str, values: dict[str, object], caller: Caller) -> CommandResult:
-        """Open a thread."""
-        self.agent(graph)
-        command = commands.OpenThread(graph, values)
-        return await self._act(thread_id, lambda _: (command,), caller, ("open", graph, values))
+    async def open(
+        self, thread_id: ThreadId, graph: str, values: dict[str, object], caller: Caller, subject: str = ""
+    ) -> CommandResult:
+        """Open a thread. Raises `UnknownGraph`, and `InvalidInput` if the values do not fit the graph's model."""
+        command = commands.OpenThread(graph, opening_values(self.agent(graph), values), subject)
+        asked = ("open", graph, values, *([subject] if subject else []))
+        return await self._act(thread_id, lambda _: (command,), caller, asked)
 
     async def update(self, thread_id: ThreadId, changes: dict[str, object], caller: Caller) -> CommandResult:
-        """Change a thread's values."""
+        """Change a thread's values. Raises `InvalidInput` if they would not fit the graph's model."""
         command = commands.UpdateValues(changes)
-        return await self._act(thread_id, lambda _: (command,), caller, ("values", changes))
+
+        def plan(state: State) -> Iterable[commands.Command]:
+            check_change(changes, state, self.runtime.agents)
+            return (command,)
+
+        return await self._act(thread_id, plan, caller, ("values", changes))
 
     async def set_budget(self, thread_id: ThreadId, limits: tuple[Limit, ...], caller: Caller) -> BudgetView:
         """Set a thread's budget. Returns it as of the resulting version, also for a repeated command."""
@@ -155,7 +163,7 @@ class Service:
             if isinstance(state, Unopened):
                 if open_with is None:
                     raise UnknownThread(thread_id)
-                yield commands.OpenThread(open_with)
+                yield commands.OpenThread(open_with, opening_values(self.agent(open_with), {}))
                 own = open_with
             else:
                 own = state.thread.graph
@@ -198,8 +206,8 @@ class Service:
     ) -> CommandResult:
         """Grant, deny or settle what waits for a person's approval, or answer a question.
 
-        Raises `UnknownThread`, `UnknownApproval`, `ApprovalChanged`, and `MissingNode` if this process has the agent,
-        but not the node: the decision would be lost.
+        Raises `UnknownThread`, `UnknownApproval`, `ApprovalChanged`, `InvalidInput` if the arguments do not fit, and
+        `MissingNode` if this process has the agent, but not the node: the decision would be lost.
         """
         if decided.decision == "answer":
             answered = commands.AnswerQuestion(Version(approval), decided.hash, decided.answer)
@@ -220,16 +228,20 @@ class Service:
         def checked(state: State) -> Iterable[commands.Command]:
             if any(waits.approval_id == approval for waits in waiting_approvals(state)):
                 self.runtime.agents.check_node(state)
+            check_decision(command, state, self.runtime.agents)
             return (command,)
 
         return await self._act(thread_id, checked, caller, asked, opened=True)
 
     async def fork(self, parent: ThreadId, thread_id: ThreadId, wanted: ForkThread, caller: Caller) -> ForkedThread:
-        """Fork a thread at a version. Raises `UnknownThread`, `ThreadAlreadyOpen`."""
+        """Fork a thread at a version. Raises `UnknownThread`, `ThreadAlreadyOpen`, `InvalidInput`."""
         counter, texts = self.runtime.turns.services.tokens, [(edit.version, edit.content) for edit in wanted.messages]
         edits = [commands.EditMessage(Version(at), text, await count_tokens(counter, text)) for at, text in texts]
         changes = commands.UpdateValues(wanted.values) if wanted.values else None
         at_version = wanted.at_version or (await self.existing(parent, caller)).head.version
+        if changes is not None:
+            left = await self.runtime.repository.load_at(parent, Version(at_version), caller.tenant)
+            check_change(changes.changes, left.state, self.runtime.agents)
         command = Fork(parent, Version(at_version), tuple(edits), changes, wanted.resume)
         asked = ("fork", str(parent), wanted.at_version, texts, wanted.values, wanted.resume)
         bound = self._bound(thread_id, caller, asked)

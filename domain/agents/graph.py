@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.agents.callables import described, is_async
+from domain.agents.values import ValuesModel, is_model
 from domain.errors import InvalidGraph
 from domain.thread.events import END, NodeEvent
 from domain.thread.state import Running
@@ -33,8 +34,11 @@ Choose: TypeAlias = Callable[[Running], str]
 """A pure function of the state after the node. It returns a label of its branch."""
 
 
-class Retry(Struct, frozen=True):
-    """How often a node is attempted, and the seconds between attempts, which grow exponentially up to a maximum."""
+class RetryPolicy(Struct, frozen=True):
+    """How often a node, an item or a tool is attempted, and the seconds between attempts.
+
+    The delays grow exponentially up to a maximum.
+    """
 
     attempts: int = 1
     first_delay: float = 0.5
@@ -57,7 +61,7 @@ class Node(Struct, frozen=True):
     name: str
     run: NodeFunction
     timeout: float = 120.0
-    retry: Retry = Retry()
+    retry: RetryPolicy = RetryPolicy()
     approval: bool = False
     aliases: Sequence[str] = ()
 
@@ -100,9 +104,12 @@ class Graph:
     and always got the same result, while nothing else was new. From a quarter of the limit on, the results tell the
     model so. None: only the step limit applies. A retry of a turn starts counting again.
 
+    `values` is the model of the threads' values: a class that is a pydantic model or a msgspec struct. Without one,
+    the values are any JSON object.
+
     Raises:
         InvalidGraph: a name or an alias is used twice, an edge has no target, a node cannot be reached, END cannot be
-            reached from a node, or a node's function is not async.
+            reached from a node, a node's function is not async, or `values` is not a model.
     """
 
     name: str
@@ -111,6 +118,7 @@ class Graph:
     edges: Mapping[str, Edge]
     step_limit: int = STEP_LIMIT
     repeat_limit: int | None = REPEAT_LIMIT
+    values: ValuesModel | None = None
 
     def __post_init__(self) -> None:
         """Check the graph. Raises `InvalidGraph`."""
@@ -264,6 +272,11 @@ def _check(graph: Graph) -> None:
 
 
 def _check_nodes(graph: Graph) -> None:
+    if graph.values is not None and not is_model(graph.values):
+        raise InvalidGraph(f"{graph.name}: values must be a class, a pydantic model or a msgspec struct")
+    for step in graph.nodes:
+        if isinstance(step, Subgraph) and step.graph.values not in {None, graph.values}:
+            raise InvalidGraph(f"{graph.name}: {step.name!r} has another model of values; leave it out there")
     if graph.step_limit < 1:
         raise InvalidGraph(f"{graph.name}: step_limit must be at least 1, not {graph.step_limit}")
     if graph.repeat_limit is not None and graph.repeat_limit < MIN_REPEAT_LIMIT:

@@ -79,9 +79,14 @@ def _opened(state: State) -> Idle | Running:
 def _open_thread(command: commands.OpenThread, state: State) -> Events:
     check_json(command.values, "values")
     size_limits.check_json_size(command.values, "values", size_limits.MAX_VALUES_CHARACTERS)
+    check_text(command.subject, "subject")
+    if len(command.subject) > size_limits.MAX_SUBJECT_CHARACTERS:
+        raise InvalidInput("subject", f"must have at most {size_limits.MAX_SUBJECT_CHARACTERS} characters")
     if isinstance(state, Unopened):
-        return (events.ThreadOpened(command.graph, command.values),)
-    if (command.graph, digest(command.values)) == (state.thread.graph, state.thread.opened_with):
+        return (events.ThreadOpened(command.graph, command.values, command.subject),)
+    thread = state.thread
+    given = (command.graph, digest(command.values), command.subject)
+    if given == (thread.graph, thread.opened_with, thread.subject):
         return ()
     raise ThreadAlreadyOpen
 

@@ -41,7 +41,7 @@ def refers_to(event: events.Event) -> Version | None:
 
 
 _TEMPLATES: Mapping[type[events.Event], str] = {
-    events.ThreadOpened: "The thread was opened with the graph {graph} and {values:values}",
+    events.ThreadOpened: "The thread was opened with the graph {graph} and {values:values}{subject:about}",
     events.ThreadForked: "The thread left the thread {parent} after its version {at_version}",
     events.TurnResumed: "The worker {worker} went on with the turn",
     events.ModelFailed: "The model {model}{provider:of} did not answer within {duration_ms:,} ms: {error:quoted}",
@@ -171,6 +171,8 @@ def _(event: events.BudgetThresholdReached, _: events.Event | None = None) -> st
 def _(event: events.ApprovalRequested, about: events.Event | None = None) -> str:
     if event.because == "outcome_unknown":
         return f"A person has to say what became of {_call(about)}: its process died after it was started"
+    if event.reason:
+        return f"A person has to agree before {_call(about)} may go on: {_quoted(event.reason)}"
     return f"A person has to agree before {_call(about or event)} may run"
 
 
@@ -259,6 +261,7 @@ def _cut(text: str) -> str:
 
 
 _FORMATS: Mapping[str, Callable[[Any], str]] = {
+    "about": lambda subject: f", about {_quoted(subject)}" if subject else "",
     "again": lambda attempt: f" again (attempt {attempt})" if attempt > 1 else "",
     "but": _but,
     "call": _call,

@@ -69,7 +69,7 @@ def _update_calls(calls: tuple[Call, ...], event: _OfCall, version: Version) -> 
         case events.ToolStarted():
             changes = {"status": "started", "attempt": event.attempt}
         case events.ApprovalRequested():
-            changes = {"status": "asked", "hash": event.hash, "because": event.because}
+            changes = {"status": "asked", "hash": event.hash, "because": event.because, "reason": event.reason}
     return tuple(replace(call, **changes) if call.version == event.call else call for call in calls)
 
 

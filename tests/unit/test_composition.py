@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from domain.agents.agent import Agent, ItemContext, TurnContext
-from domain.agents.graph import Branch, Edge, Graph, Node, Retry, Subgraph
+from domain.agents.graph import Branch, Edge, Graph, Node, RetryPolicy, Subgraph
 from domain.agents.mermaid import mermaid
 from domain.errors import InvalidGraph
 from domain.json import Json
@@ -104,7 +104,7 @@ class TestSubgraphs:
 def counting(each: Any, *, attempts: int = 1, at_once: int = 3) -> Agent:
     async def work(turn: TurnContext) -> Sequence[NodeEvent]:
         words = turn.user_input.split()
-        results = await turn.map(words, each, at_once=at_once, retry=Retry(attempts, first_delay=0))
+        results = await turn.map(words, each, at_once=at_once, retry=RetryPolicy(attempts, first_delay=0))
         return [turn.say(" ".join(map(str, results)))]
 
     return one_node(work)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from domain.agents.assistant import assistant
-from domain.agents.graph import Branch, Edge, Graph, Node, Retry, Subgraph, alias_advice
+from domain.agents.graph import Branch, Edge, Graph, Node, RetryPolicy, Subgraph, alias_advice
 from domain.agents.mermaid import mermaid
 from domain.errors import InvalidGraph
 from domain.thread.events import END, MessageAppended, NodeEvent
@@ -69,7 +69,7 @@ def test_a_fingerprint_changes_with_the_shape_only() -> None:
 
 
 def test_delays_grow_up_to_a_limit_and_end() -> None:
-    retry = Retry(attempts=5, first_delay=1, factor=3, longest_delay=5)
+    retry = RetryPolicy(attempts=5, first_delay=1, factor=3, longest_delay=5)
     assert [retry.delay_after(n) for n in range(1, 6)] == [1, 3, 5, 5, None]
 
 

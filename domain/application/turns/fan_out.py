@@ -11,7 +11,7 @@ from typing import Any
 from domain.agents.agent import Each
 from domain.agents.callables import described, is_async
 from domain.agents.error_text import failure_text
-from domain.agents.graph import Retry
+from domain.agents.graph import RetryPolicy
 from domain.agents.output import output_of
 from domain.application.turns.ask_model import ModelQuestion, ask_model
 from domain.application.turns.node_attempt import NodeAttempt
@@ -26,7 +26,7 @@ from domain.thread.state import Item, Running
 
 
 async def run_fan_out(
-    work: NodeAttempt, items: Sequence[Json], each: Each, *, at_once: int, retry: Retry, number: int = 0
+    work: NodeAttempt, items: Sequence[Json], each: Each, *, at_once: int, retry: RetryPolicy, number: int = 0
 ) -> Sequence[Json]:
     """Process the items that have no result yet, and return all results in the items' order.
 
@@ -87,7 +87,7 @@ class FanOutItem:
 
 
 async def _until_done(
-    work: NodeAttempt, context: FanOutItem, item: Item, each: Each, retry: Retry, group: NodeTasks
+    work: NodeAttempt, context: FanOutItem, item: Item, each: Each, retry: RetryPolicy, group: NodeTasks
 ) -> None:
     """Try an item until it has a result. Raises its error once `retry` gives up, or at once if it is not transient."""
     run, step, attempt = work.run, context.state.turn.step, item.attempt

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from domain.agents.error_text import error_text, failure_text
 from domain.agents.graph import Node, alias_advice
 from domain.agents.registry import Agents
+from domain.application.turns.check_input import check_values_after
 from domain.application.turns.node_context import NodeContext
 from domain.application.turns.run import TurnRun
 from domain.application.turns.token_counting import estimate_tokens
@@ -202,6 +203,7 @@ async def _run_node(context: NodeContext, node: Node) -> tuple[tuple[NodeEvent, 
     """
     facts = context.complete(tuple(own_copy(fact) for fact in await node.run(context)))
     check_node_events(facts, context.state)
+    check_values_after(context.agent, context.state, facts)
     to_json(facts)
     after = fold(context.state, facts) if context.agent.graph.chooses(node.name) else context.state
     if not isinstance(after, Running):
