@@ -53,6 +53,7 @@ A class's docstring is its default message. HTTP status codes are assigned in `a
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 
 from domain.ids import ThreadId, TurnId, Version
 
@@ -294,6 +295,15 @@ class ApprovalRequired(BaseException):
         """`reason` is what the person reads."""
         super().__init__(f"A person has to approve this call: {reason}")
         self.reason = reason
+
+
+class AnswerRequired(ApprovalRequired):
+    """A tool has asked a person a question and needs the answer before it goes on."""
+
+    def __init__(self, question: str, schema: dict[str, Any], number: int) -> None:
+        """`schema` is the JSON schema of the answer, {} for text. `number` counts the call's questions, from 0."""
+        super().__init__(question)
+        self.question, self.schema, self.number = question, schema, number
 
 
 class BudgetExhausted(ThreadfoldError):

@@ -84,10 +84,11 @@ Errors:
 | `ApprovalRequired` | `ToolContext.require_approval` suspends a call by it, a `BaseException`: do not catch it |
 | `InvalidArguments` | arguments do not fit a tool; raised by a `ToolCheck`, with the field's name for people |
 | `Retry` | raise it in a tool: the model is asked to call again with something corrected, within a bound |
-| `ModelError` | `TurnContext.generate` or `ItemContext.ask` got no usable answer; the node's retry policy applies |
+| `ModelError` | `TurnContext.generate` or `ask` got no usable answer; the node's retry policy applies |
+| `AnswerInvalid` | the `ModelError` of an answer that is not of the type `output`, also after a correction |
 | `BudgetExhausted` | too little of a budget is left for this model call; the turn ends |
 | `PromptTooLarge` | the instructions, tools and newest messages do not fit into the context window |
-| `WaitsForPerson` | `TurnContext.run_tools` has to wait for an approval: do not catch it |
+| `WaitsForPerson` | the turn has to wait for an approval or an answer: do not catch it |
 | `InvalidGraph` | a graph cannot be built, or a branch chose a label that it does not have |
 | `InvalidInput` | a value cannot be stored, such as a message that is too long; names the field |
 | `ThreadfoldError` | the base class of all of these but `ApprovalRequired` |
@@ -115,7 +116,7 @@ from domain.errors import (
 )
 from domain.ids import ThreadId
 from domain.json import Json, JsonObject
-from domain.models.chat import ModelError, ToolSpec
+from domain.models.chat import AnswerInvalid, ModelError, ToolSpec
 from domain.thread.events import (
     END,
     BudgetThresholdReached,
@@ -135,6 +136,7 @@ __all__ = [
     "ASSISTANT_NODES",
     "END",
     "Agent",
+    "AnswerInvalid",
     "Approval",
     "ApprovalRequired",
     "Branch",

@@ -209,9 +209,11 @@ class TurnContext(Protocol):
         """
 
     async def map(
-        self, items: Sequence[Json], each: Each, *, at_once: int = 8, retry: RetryPolicy = RETRY_ITEMS
+        self, items: Sequence[Json], each: Each | Tool, *, at_once: int = 8, retry: RetryPolicy = RETRY_ITEMS
     ) -> Sequence[Json]:
         """Process items, `at_once` of them concurrently, and return their results in the items' order.
+
+        `each` is an async function, or an idempotent tool that is called with each item as its arguments.
 
         Each result is recorded as it arrives: after a crash, only the missing items are processed. The items of the
         first attempt are recorded, and later attempts use them. A node may call this several times: each attempt must

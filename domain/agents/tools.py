@@ -16,7 +16,7 @@ runtime passes the parameter annotated `ToolContext` or `ToolContext[Deps]`; the
 import functools
 import inspect
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Generic, Literal, TypeAlias, get_origin, overload
 
 from msgspec import Struct
@@ -26,11 +26,12 @@ from typing_extensions import TypeVar
 from domain.agents.callables import described, doc_of, is_async, is_generator, name_of
 from domain.agents.error_text import shortened
 from domain.agents.graph import RetryPolicy
+from domain.agents.output import output_of
 from domain.agents.signature import Signature
 from domain.agents.tool_threads import THREADS
-from domain.errors import ApprovalRequired, InvalidInput
+from domain.errors import AnswerRequired, ApprovalRequired, InvalidInput
 from domain.ids import ThreadId
-from domain.json import JsonObject, copied
+from domain.json import Json, JsonObject, copied
 from domain.models.chat import ToolSpec
 
 DEFAULT_TIMEOUT = 30.0
@@ -50,6 +51,8 @@ MAX_REASON_CHARACTERS = 1_000
 MAX_SHOWN_NAME_CHARACTERS = 300
 """Characters that an error shows of a name that is not accepted."""
 
+
+T = TypeVar("T")
 
 Deps = TypeVar("Deps", default=Any)
 """The type of the object that an agent was given for its tools."""
@@ -71,6 +74,8 @@ class ToolContext(Struct, Generic[Deps], frozen=True):
     """What the agent was given as `deps`: one object in each process."""
     _values: Callable[[], Any] = dict
     _approved: bool = False
+    _answers: Mapping[int, Json] = {}
+    _numbers: Iterator[int] = iter(())
 
     @property
     def values(self) -> Any:
@@ -86,6 +91,27 @@ class ToolContext(Struct, Generic[Deps], frozen=True):
         """
         if not self._approved:
             raise ApprovalRequired(shortened(reason, MAX_REASON_CHARACTERS) or "The tool asks for approval.")
+
+    @overload
+    def ask(self, question: str) -> str: ...
+    @overload
+    def ask(self, question: str, output: type[T]) -> T: ...
+    @overload
+    def ask(self, question: str, output: Any) -> Any: ...
+    def ask(self, question: str, output: Any = str) -> Any:
+        """Ask a person a question, and return the answer, of the type `output` (see `TurnContext.ask`).
+
+        Without an answer, `AnswerRequired` suspends the call, and the turn waits; the person answers through the
+        approvals API. Then the tool runs again from its start, perhaps in another process. So ask before any effect. An
+        answer that does not fit is asked for again, with the error.
+        """
+        kind, shown = output_of(output), question
+        while (number := next(self._numbers)) in self._answers:
+            try:
+                return kind.check(self._answers[number])
+            except ValueError as error:
+                shown = f"{question}\n\nThe last answer does not fit: {error}"
+        raise AnswerRequired(shown, kind.schema, number)
 
 
 ToolHandler: TypeAlias = Callable[[JsonObject, ToolContext], Awaitable[Any]]

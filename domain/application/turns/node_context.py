@@ -217,7 +217,7 @@ class NodeContext:
         return outcomes(self.state)
 
     async def map(
-        self, items: Sequence[Json], each: Each, *, at_once: int = 8, retry: RetryPolicy = RETRY_ITEMS
+        self, items: Sequence[Json], each: Each | Tool, *, at_once: int = 8, retry: RetryPolicy = RETRY_ITEMS
     ) -> Sequence[Json]:
         """Work on a list of items; see `run_fan_out`."""
         number, self._fan_outs = self._fan_outs, self._fan_outs + 1

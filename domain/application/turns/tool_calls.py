@@ -14,9 +14,9 @@ from domain.application.turns.tool_run import CallResult, ToolRun, error_shown
 from domain.application.turns.tool_texts import CUT_MARK, OUTCOME_UNKNOWN
 from domain.application.turns.turn_cause import sender_of
 from domain.application.turns.user_code import call_user_code
-from domain.errors import ApprovalRequired, TurnIsOver, WaitsForPerson
+from domain.errors import AnswerRequired, ApprovalRequired, TurnIsOver, WaitsForPerson
 from domain.json import storable_text
-from domain.thread.commands import EndCall, RequestApproval, StartCalls
+from domain.thread.commands import AskQuestion, EndCall, RequestApproval, StartCalls
 from domain.thread.events import ToolStarted
 from domain.thread.repeated_calls import digest_of, repeated, with_note
 from domain.thread.size_limits import cut_to_fit
@@ -127,7 +127,7 @@ class ToolCalls:
         try:
             result = await one.run(partial(self._start_again, call))
         except ApprovalRequired as asked:
-            await self._suspend(call, asked.reason)
+            await self._suspend(call, asked)
             return
         await self._end(call, result, int((clock() - started) * 1000))
 
@@ -148,10 +148,18 @@ class ToolCalls:
         self._retries[tool] = before + 1
         return before
 
-    async def _suspend(self, call: Call, reason: str) -> None:
-        """Ask a person whether a call may go on that has been started, and asked for approval itself."""
+    async def _suspend(self, call: Call, asked: ApprovalRequired) -> None:
+        """Ask a person for a call that has been started: whether it may go on, or what the tool wants to know."""
         run = self.node.run
-        if not await self.node.report(RequestApproval(run.turn_id, (call.version,), "policy", run.number, reason)):
+        report: RequestApproval | AskQuestion = RequestApproval(
+            run.turn_id, (call.version,), "policy", run.number, asked.reason
+        )
+        if isinstance(asked, AnswerRequired):
+            report = AskQuestion(
+                *(run.turn_id, self.node.state.turn.step, storable_text(asked.question), 0, "person"),
+                *(asked.schema, asked.number, run.number, call.version),
+            )
+        if not await self.node.report(report):
             raise TurnIsOver  # another process has found an outcome
 
     async def _end(self, call: Call, result: CallResult, duration_ms: int = 0, *, not_run: bool = False) -> None:

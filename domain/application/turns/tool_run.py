@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Any
 
 from msgspec import Struct
@@ -110,7 +111,7 @@ class ToolRun:
 
     def _context(self) -> ToolContext:
         run, agent, thread = self.node.run, self.node.agent, self.node.state.thread
-        key = f"{run.thread_id}:{self.call.version}"
+        key, questions = f"{run.thread_id}:{self.call.version}", self.node.state.turn.questions
         return ToolContext(
             run.thread_id,
             self.call.request.id,
@@ -120,6 +121,8 @@ class ToolRun:
             agent.deps,
             _values=partial(typed_values, agent.graph.values, thread.values),
             _approved=self.call.approved,
+            _answers={q.number: q.answer for q in questions if q.call == self.call.version and q.answered},
+            _numbers=count(),
         )
 
 
