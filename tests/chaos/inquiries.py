@@ -77,10 +77,19 @@ class Report:
         return self.found.all
 
 
-async def run(server: str, template: str, directory: Path, seed: int, durability: Durability = "sync") -> Report:
+async def run(
+    server: str,
+    template: str,
+    directory: Path,
+    seed: int,
+    durability: Durability = "sync",
+    *,
+    turns: int = TURNS,
+    crashes: int = CRASHES,
+) -> Report:
     """Play the conversation with the crashes of this seed. `template` names a migrated database."""
     chance = random.Random(seed)
-    report = Report(seed, [_point(seed + 9 * number, chance) for number in range(CRASHES)])
+    report = Report(seed, [_point(seed + 9 * number, chance) for number in range(crashes)])
     effects, model = directory / f"effects-{seed}-{durability}.jsonl", AskedModel(random.Random(seed))
     async with new_database(server, template) as url, model.server:
         environment = {
@@ -93,7 +102,7 @@ async def run(server: str, template: str, directory: Path, seed: int, durability
             "DURABILITY": durability,
             EFFECTS: str(effects),
         }
-        await Run(report, environment, durability, model, chance).play()
+        await Run(report, environment, durability, model, chance).play(turns)
     return report
 
 
@@ -117,7 +126,7 @@ class Run:
     _worker: ForkServerProcess | None = None
     _point: str = ""
 
-    async def play(self) -> None:
+    async def play(self, turns: int) -> None:
         """Let the turns run, with a worker alive at any time, and check what is there then."""
         settings = Settings(  # type: ignore[call-arg]
             _env_file=None,
@@ -134,7 +143,7 @@ class Run:
             service = Service(runtime)
             for task in (self._keep_a_worker(), self._answer(service)):
                 stack.push_async_callback(cancelled, asyncio.create_task(task))
-            for number in range(1, TURNS + 1):
+            for number in range(1, turns + 1):
                 if not await self._turn(service, number):
                     break
             await self._check(runtime)

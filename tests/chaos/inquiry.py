@@ -125,6 +125,31 @@ async def _authorise(turn: TurnContext) -> Sequence[NodeEvent]:
     return [turn.update(heard=heard)]
 
 
+async def _consult(turn: TurnContext) -> Sequence[NodeEvent]:
+    """Ask two people at a time, while models are asked and a list is worked on: each in an order of its own."""
+    place = _place(turn)
+    parts = await asyncio.gather(
+        _decide(turn, f"{place} left"),
+        _decide(turn, f"{place} right"),
+        _in_turn(turn, [f"word {place} a{n}" for n in range(3)]),
+        _in_turn(turn, [f"word {place} b{n}" for n in range(3)]),
+        turn.map(_items(place, 0, 3), _work, at_once=2, retry=RETRY),
+    )
+    heard = dict[str, Json]()
+    for part in (*parts[:4], *parts[4]):
+        heard |= dict(part)
+    return [turn.update(heard=heard)]
+
+
+async def _decide(turn: TurnContext, place: str) -> dict[str, Json]:
+    question = f"person {place} may it be?"
+    return {question: (await turn.ask_person(question, Decision)).note}
+
+
+async def _in_turn(turn: TurnContext, prompts: Sequence[str]) -> dict[str, Json]:
+    return {prompt: await turn.ask(prompt) for prompt in prompts}
+
+
 async def _request(turn: TurnContext) -> Sequence[NodeEvent]:
     """Request one call that may run once, and one that may be repeated."""
     message, book = turn.request("book", order=_number(turn))
@@ -204,6 +229,7 @@ inquiry = Agent(
                     {"confirm": "authorise", "authorise": END},
                 ),
             ),
+            Node("consult", _consult, retry=RETRY),
             Node("request", _request),
             Node("run", _run, retry=RETRY),
             Node("fan_out", _fan_out, retry=RETRY),
@@ -211,7 +237,8 @@ inquiry = Agent(
         ],
         {
             "examine": "ask",
-            "ask": "request",
+            "ask": "consult",
+            "consult": "request",
             "request": "run",
             "run": "fan_out",
             "fan_out": "answer",
