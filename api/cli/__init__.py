@@ -19,7 +19,7 @@ COMMANDS = {
     "threads": "Inspect threads: list, show, events, state, budget, diff, tail.",
     "limits": "Limit what agents and models may spend: list, set, history.",
     "projections": "Manage the read models: list, rebuild, rollback, drop, parked, retry, skip.",
-    "replay": "Replay a thread's turns as recorded, or by another agent, and compare.",
+    "replay": "Replay threads as recorded, by another agent or with a live model, and compare.",
     "verify": "Check that the log is whole and unchanged.",
     "audit": "Commands and accesses by actor: list, reads.",
     "seals": "Signed roots of the log: list, make, check, key.",

@@ -120,7 +120,13 @@ class ReadModelQueries:
 
     async def threads(self, filters: Filters, cursor: str | None, limit: int, caller: Caller) -> Page[ThreadSummary]:
         """List threads. The access is recorded."""
-        of, order = ("threads", caller.tenant, filters), filters.sort
+        page = await self.matching(filters, cursor, limit, caller.tenant)
+        await self._access_log.record_threads(caller, "list", (ThreadId(one.thread_id) for one in page.items))
+        return page
+
+    async def matching(self, filters: Filters, cursor: str | None, limit: int, tenant: Tenant) -> Page[ThreadSummary]:
+        """List threads. The caller records the access. Raises `InvalidInput`."""
+        of, order = ("threads", tenant, filters), filters.sort
         place = decode_place(cursor, AFTER_NUMBER if order in {"tokens", "cost"} else AFTER_TIME, of)
         page: Page[ThreadSummary] = Page([], None)
         for number, search in enumerate(relaxed_searches(filters.search) if filters.search is not None else [None]):
@@ -129,7 +135,7 @@ class ReadModelQueries:
             if place and number < place[-1]:
                 continue
             query = threads.listing(
-                caller.tenant,
+                tenant,
                 search=search,
                 conditions=_conditions(filters),
                 sort=order,
@@ -140,7 +146,6 @@ class ReadModelQueries:
             page = await self._page(query, of, threads.summary_of, number)
             if page.items or place:
                 break
-        await self._access_log.record_threads(caller, "list", (ThreadId(one.thread_id) for one in page.items))
         return page
 
     async def thread(self, thread_id: ThreadId, caller: Caller) -> ThreadSummary:
