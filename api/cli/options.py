@@ -42,7 +42,7 @@ def named_as_options() -> Iterator[None]:
     try:
         yield
     except InvalidInput as error:
-        raise click.BadParameter(error.why, param_hint=f"--{error.field}") from error
+        raise click.BadParameter(error.why, param_hint=f"--{error.field.replace('_', '-')}") from error
 
 
 instant_option = partial(click.option, type=instant, metavar="ISO")

@@ -20,6 +20,7 @@ from domain.json import MAX_INTEGER, MIN_INTEGER
 from domain.thread.events import EVENTS
 from projections.registry import PROJECTIONS
 from projections.threads import OUTCOMES, REASONS
+from projections.turn_list import TURN_STATES
 
 Schema = dict[str, Any]
 
@@ -59,10 +60,13 @@ PARAMETERS: Mapping[tuple[str, str], Schema] = {
 }
 """Schemas of parameters on every path."""
 
+TURN_LISTS = ("/v1/turns", "/v1/threads/{thread_id}/turns")
 ON_PATH: Mapping[tuple[str, str], Schema] = {
     ("/v1/threads", "status"): _some_of(("idle", "running", "waiting")),
     ("/v1/threads", "outcome"): _some_of(OUTCOMES),
     ("/v1/threads", "reason"): _some_of(REASONS),
+    **dict.fromkeys(product(TURN_LISTS, ["outcome"]), _some_of(TURN_STATES)),
+    **dict.fromkeys(product(TURN_LISTS, ["reason"]), _some_of(REASONS)),
     ("/v1/usage", "group_by"): _some_of(("graph", "node", "model")),
     ("/v1/analytics/{subject}", "group_by"): _some_of(("graph", "node", "tool", "reason")),
     ("/v1/budgets", "group_by"): _some_of(("thread_id", "model")),
@@ -72,7 +76,7 @@ ON_PATH: Mapping[tuple[str, str], Schema] = {
 }
 """Schemas of parameters on one path, where the same name has another schema elsewhere."""
 
-LISTS_WITH_VERSION = ("/v1/threads", "/v1/usage", "/v1/analytics/{subject}", "/v1/budgets", "/v1/audit")
+LISTS_WITH_VERSION = ("/v1/threads", *TURN_LISTS, "/v1/usage", "/v1/analytics/{subject}", "/v1/budgets", "/v1/audit")
 VERSION_SEEN: Schema = {"type": "string", "pattern": f"^{UUID_TEXT}:[0-9]{{1,9}}$"}
 
 _REF_JSON: Schema = {"$ref": "#/components/schemas/Json"}

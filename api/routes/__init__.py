@@ -13,10 +13,24 @@ from api.routes import (
     replays,
     stream,
     threads,
+    turn_list,
     turns,
     verification,
 )
 
-SUBJECTS = (turns, approvals, threads, budgets, limits, history, replays, stream, verification, analytics, feed, about)
-
+SUBJECTS = (
+    turns,
+    turn_list,
+    approvals,
+    threads,
+    budgets,
+    limits,
+    history,
+    replays,
+    stream,
+    verification,
+    analytics,
+    feed,
+    about,
+)
 ROUTES = [route for subject in SUBJECTS for route in vars(subject).values() if isinstance(route, HTTPRouteHandler)]
