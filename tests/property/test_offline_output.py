@@ -51,6 +51,11 @@ class Point(msgspec.Struct):
     note: str | None = None
 
 
+class Linked(msgspec.Struct):
+    label: str
+    following: Optional["Linked"]
+
+
 class Tagged(msgspec.Struct, tag="tagged"):
     point: Point
     words: Annotated[list[str], msgspec.Meta(min_length=2)]
@@ -129,7 +134,7 @@ def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 KINDS = st.recursive(PLAIN | whole_numbers() | real_numbers() | texts(), nested, max_leaves=8) | st.sampled_from(
-    [Point, Tagged, Annotated[Cat | Dog, Field(discriminator="kind")], dict[Literal["a", "b"], int]]
+    [Point, Tagged, Linked, Annotated[Cat | Dog, Field(discriminator="kind")], dict[Literal["a", "b"], int]]
 )
 
 

@@ -52,6 +52,10 @@ class Tree(BaseModel):
     children: list["Tree"]
 
 
+class Branch(msgspec.Struct):
+    branches: list["Branch"]
+
+
 class Point(msgspec.Struct):
     x: int
     y: float
@@ -80,7 +84,9 @@ def objects(schema: Any) -> list[dict[str, Any]]:
     return own + [found for each in schema.values() for found in objects(each)]
 
 
-@pytest.mark.parametrize("kind", [Order, Line, Point, Pair, Home, Tree, int, list[Line], Literal["a", "b"], Marked])
+@pytest.mark.parametrize(
+    "kind", [Order, Line, Point, Pair, Home, Tree, Branch, int, list[Line], Literal["a", "b"], Marked]
+)
 def test_closed_schemas_are_strict(kind: Any) -> None:
     found = sent(kind)
     assert found["strict"] is True
@@ -122,6 +128,7 @@ def test_a_reference_stands_alone() -> None:
 def test_a_recursive_type_has_an_object_at_its_root() -> None:
     assert sent(Tree)["schema"]["properties"]["children"]["items"] == {"$ref": "#/$defs/Tree"}
     assert set(sent(Tree)["schema"]["$defs"]) == {"Tree"}
+    assert set(sent(Branch)["schema"]["$defs"]) == {"Branch"}
 
 
 def test_a_root_that_is_no_object_is_not_strict() -> None:
