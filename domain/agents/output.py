@@ -95,7 +95,9 @@ def _output_of(kind: Any) -> Output[Any]:
     name = re.sub(r"[^a-zA-Z0-9_-]", "_", str(name))[:64]
     if inspect.isclass(kind) and issubclass(kind, msgspec.Struct):
         (schema,), definitions = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
-        own = definitions.pop(schema["$ref"].rpartition("/")[2])
+        own = definitions.pop(own_name := schema["$ref"].rpartition("/")[2])
+        if f'"{schema["$ref"]}"' in msgspec.json.encode([own, definitions]).decode():  # a recursive type
+            definitions[own_name] = own
         return Output(name, {**own, **({"$defs": definitions} if definitions else {})}, _struct_check(kind))
     try:
         adapter = TypeAdapter(kind)
