@@ -17,6 +17,7 @@ from api.routes import ROUTES
 from api.routes.dependencies import caller, reader, readiness, service, thread, turn
 from api.runtime.composition import Runtime, open_runtime
 from api.runtime.health import Readiness
+from api.services.missing_nodes import reporting_missing
 from api.services.threads import Service
 from infrastructure.settings import Settings
 
@@ -30,7 +31,7 @@ def create_app(settings: Settings, opened: Callable[[Runtime], None] = lambda _:
             app.state.service = Service(runtime)
             app.state.readiness = Readiness(runtime.repository.store)
             opened(runtime)
-            async with runtime.working():
+            async with runtime.working(), reporting_missing(runtime):
                 yield
             app.state.readiness.close()
 

@@ -19,6 +19,7 @@ ThreadfoldError
 │   ├── TurnHasEnded        the turn can no longer be cancelled
 │   ├── NotRetriable        not the last turn, or it did not fail
 │   ├── ApprovalChanged     the decision is about something other than what waits
+│   ├── MissingNode         the turn stands at a node that the agent does not have any more
 │   ├── WrongGraph          the thread is open with another graph
 │   ├── NotRebuildable      the read model is not in the required state
 │   │   └── StillBehind     its new version has not caught up
@@ -41,12 +42,18 @@ ThreadfoldError
 ├── BudgetExhausted         too little of a budget is left for a model call
 ├── PromptTooLarge          instructions, tools and the newest messages do not fit
 ├── ToolError               a tool failed; the model reads the message
+│   ├── Retry               the model should call the tool again, corrected
+│   └── InvalidArguments    a tool cannot be called with these arguments
 └── ModelError              (domain/models/chat.py) a model did not answer
+
+ApprovalRequired (a BaseException) suspends a tool that needs a person's approval before it goes on.
 
 A class's docstring is its default message. HTTP status codes are assigned in `api/`.
 """
 
+from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 
 from domain.ids import ThreadId, TurnId, Version
 
@@ -184,6 +191,17 @@ class ApprovalChanged(Conflict):
         super().__init__(f"The decision is about {shown!r}, but {actual!r} is pending. Read the approval again.")
 
 
+class MissingNode(Conflict):
+    """The turn stands at a node that the agent does not have any more."""
+
+    def __init__(self, agent: str, node: str, known: Iterable[str], advice: str) -> None:
+        """`known` are the names of the nodes that the agent has in this process; `advice` says what to do."""
+        super().__init__(
+            f"The turn stands at the node {node!r}, which the agent {agent!r} of this process does not have; its nodes "
+            f"are {', '.join(known)}. Nothing was changed. {advice}. Then repeat the request."
+        )
+
+
 class WrongGraph(Conflict):
     """The thread is open with another graph."""
 
@@ -270,6 +288,24 @@ class WaitsForPerson(ThreadfoldError):
     """The turn cannot go on before a person decides. Do not catch this error in your node."""
 
 
+class ApprovalRequired(BaseException):
+    """A tool needs a person's approval before it goes on. Not an `Exception`, so `except Exception` lets it pass."""
+
+    def __init__(self, reason: str) -> None:
+        """`reason` is what the person reads."""
+        super().__init__(f"A person has to approve this call: {reason}")
+        self.reason = reason
+
+
+class AnswerRequired(ApprovalRequired):
+    """A tool has asked a person a question and needs the answer before it goes on."""
+
+    def __init__(self, question: str, schema: dict[str, Any], number: int) -> None:
+        """`schema` is the JSON schema of the answer, {} for text. `number` counts the call's questions, from 0."""
+        super().__init__(question)
+        self.question, self.schema, self.number = question, schema, number
+
+
 class BudgetExhausted(ThreadfoldError):
     """Too little of a budget is left for a model call."""
 
@@ -287,3 +323,20 @@ class PromptTooLarge(ThreadfoldError):
 
 class ToolError(ThreadfoldError):
     """A tool failed. The model reads the message."""
+
+
+class Retry(ToolError):
+    """The model should call this tool again, with something corrected that the message names.
+
+    The call has failed. The model is asked to try again up to `max_retries` times for each tool and turn.
+    """
+
+
+class InvalidArguments(ToolError):
+    """A tool cannot be called with these arguments. The model reads the message."""
+
+    def __init__(self, message: str, field: str = "", why: str = "") -> None:
+        """`field` is a path such as `amount` or `to.city`, "" for all arguments; `why` says what was expected."""
+        super().__init__(message)
+        self.field = field
+        self.why = why or message

@@ -64,6 +64,12 @@ def _row(context: EventContext[Any], kind: Kind, version: Version, since: dateti
 PROJECTION = Projection("spells", 2, (STATUS_PERIODS,), dict.fromkeys(EVENTS, _changed))
 
 
+def open_turns(at: datetime, after: tuple[datetime, ThreadId] | None = None, limit: int = 100) -> Select:
+    """Return a query for the threads of all tenants that run or wait at an instant, the longest first."""
+    where = (Where("status", "in", ("running", "waiting")), Spanning("since", "until", at))
+    return Select(STATUS_PERIODS, where, ("since", "thread_id"), after=after, limit=limit)
+
+
 def at_instant(
     tenant: Tenant, kind: Kind, at: datetime, after: tuple[datetime, ThreadId] | None = None, limit: int = 100
 ) -> Select:

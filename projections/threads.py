@@ -68,6 +68,7 @@ class ThreadSummary(Struct, frozen=True):
     queued_turns: Sequence[UUID]
     last_turn: Ended | None
     waiting_for: Sequence[Waiting]
+    subject: str
 
 
 THREADS = Table(
@@ -96,6 +97,7 @@ THREADS = Table(
         Column("queued_turns", "json", about="Turns that wait for the end of the one in progress."),
         Column("last_turn", "json", about="How the last turn ended."),
         Column("waiting_for", "json", about="What a person has to decide."),
+        Column("subject", "text", about="The customer that it is about; empty if none was given."),
     ),
     (
         Index(("tenant", "opened_at", "thread_id")),
@@ -131,7 +133,7 @@ def _row(folded: FoldedThread, prices: Prices) -> Iterable[Change]:
     return [(THREADS, row)]
 
 
-PROJECTION = Projection("threads", 2, (THREADS,), thread=_row)
+PROJECTION = Projection("threads", 3, (THREADS,), thread=_row)
 
 
 def listing(
@@ -199,6 +201,7 @@ def summary(loaded: LoadedThread, opened_at: datetime, prices: Prices) -> Thread
         queued_turns=tuple(queued.turn_id for queued in thread.queue),
         last_turn=thread.last_turn,
         waiting_for=tuple(_waiting(state)) if isinstance(state, Running) else (),
+        subject=thread.subject,
     )
 
 

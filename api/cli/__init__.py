@@ -26,6 +26,7 @@ COMMANDS = {
     "proof": "Prove that an event is in the sealed log.",
     "export": "Export the log to files, Parquet or JSON lines, by day.",
     "import": "Import an export into an empty database.",
+    "agents": "Check that the agents can continue the stored turns: check.",
     "graph": "List the agents' graphs, or show one.",
     "migrate": "Migrate the database to the newest schema.",
 }

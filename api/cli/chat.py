@@ -192,7 +192,8 @@ class Talk:
                 )
                 granted = False
             else:
-                self.screen.note(f"{what} needs your approval.{again}")
+                why = f" {approval.reason}" if approval.reason else ""
+                self.screen.note(f"{what} needs your approval.{why}{again}")
                 answer = input("Run it? [y/N] ")  # noqa: ASYNC250  (nothing else runs meanwhile)
                 granted = answer.strip().lower() in {"y", "yes"}
             decided = Decide(hash=approval.hash, decision="grant" if granted else "deny")

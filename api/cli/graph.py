@@ -9,7 +9,7 @@ from api.cli.bootstrap import explained, log_to_stderr
 from api.cli.output import as_json, counted, show_fields, show_json, show_table
 from api.runtime.composition import open_runtime
 from api.runtime.stores import MEMORY
-from api.schemas.graphs import GraphView, NodeView, graph_view
+from api.schemas.graphs import GraphView, NodeView, graph_view, graph_views
 from api.schemas.requests import DEFAULT_GRAPH
 from api.services.threads import Service
 from infrastructure.settings import Settings, load_settings
@@ -41,13 +41,19 @@ def graph(*, name: str | None, mermaid: bool, as_json: bool) -> None:
 async def _views(settings: Settings, name: str | None) -> Sequence[GraphView]:
     without_database = settings.model_copy(update={"database_url": MEMORY})  # a graph is code: no database is needed
     async with open_runtime(without_database) as runtime:
-        agents = runtime.agents if name is None else {name: Service(runtime).agent(name)}
-        return [graph_view(agent) for _, agent in sorted(agents.items())]
+        return graph_views(runtime.agents) if name is None else [graph_view(Service(runtime).agent(name))]
+
+
+def _named(view: GraphView) -> str:
+    """Return the agent's name, with its version, and whether that takes no new turns."""
+    version = f" (version {view.version})" if view.version else ""
+    return f"{view.name}{version}" if view.current else f"{view.name}{version}, for running turns"
 
 
 def _show(view: GraphView) -> None:
     show_fields(
         ("Graph", view.name),
+        ("Version", view.version or None),
         ("Fingerprint", view.fingerprint),
         ("Start", view.start),
         ("Step limit", counted(view.step_limit, "node")),

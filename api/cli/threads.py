@@ -83,6 +83,7 @@ def _show(found: ThreadSummary) -> None:
         ("Thread", str(found.thread_id)),
         ("Title", found.title or None),
         ("Graph", found.graph),
+        ("Subject", found.subject or None),
         ("Status", found.status),
         ("Waits for", ", ".join(one.tool or f"node {one.node}" for one in found.waiting_for) or None),
         ("Events", f"{found.version:,}"),

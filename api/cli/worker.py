@@ -12,6 +12,7 @@ from api.runtime.composition import open_runtime
 from api.runtime.process import Process, die_with_parent
 from api.runtime.projector import Held
 from api.runtime.stores import MEMORY
+from api.services.missing_nodes import reporting_missing
 from domain.application.turns.worker import Worker
 from domain.errors import ThreadfoldError
 from domain.ids import Shard, ThreadId, Version, WorkerId
@@ -93,7 +94,7 @@ async def _work(process: Process, settings: Settings) -> None:
     process.on_stop(stopping.set)
     async with connected(settings, open_runtime(settings)) as runtime:
         process.begin()
-        async with runtime.working():
+        async with runtime.working(), reporting_missing(runtime):
             tune_garbage_collection()
             process.ready()
             click.echo(f"Threadfold's worker {runtime.worker.name} is ready - data in {place_of(settings)}")

@@ -12,7 +12,7 @@ from api.http.problems import READ_PROBLEMS, problems
 from api.routes.dependencies import FromReadiness, FromService
 from api.runtime.metrics import exposition
 from api.schemas.about import Health, WorkerView
-from api.schemas.graphs import GraphView, graph_view
+from api.schemas.graphs import GraphView, graph_view, graph_views
 from domain.errors import StoreUnavailable, UnknownGraph
 
 EXPOSITION = "text/plain; version=0.0.4"
@@ -29,13 +29,13 @@ UNREADY = ResponseSpec(
 
 @get("/v1/graphs", tags=["graphs"], responses=problems(store=False))
 async def list_graphs(service: FromService) -> Sequence[GraphView]:
-    """List the agents that threads can be opened with."""
-    return [graph_view(agent) for _, agent in sorted(service.runtime.agents.items())]
+    """List the agents that threads can be opened with, each with its versions: the current one takes new turns."""
+    return graph_views(service.runtime.agents)
 
 
 @get("/v1/graphs/{name:str}", tags=["graphs"], responses=problems(HTTPStatus.NOT_FOUND, store=False))
 async def show_graph(name: FromPath[str], service: FromService) -> GraphView:
-    """Show an agent's nodes, edges and tools, and its graph in Mermaid."""
+    """Show the nodes, edges and tools of an agent's current version, and its graph in Mermaid."""
     try:
         return graph_view(service.agent(name))
     except UnknownGraph as error:

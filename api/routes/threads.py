@@ -49,7 +49,7 @@ STATUSES = ("idle", "running", "waiting")
 async def open_thread(data: JSONBody[OpenThread], service: FromService, caller: FromCaller) -> Response[Opened]:
     """Open a thread. Opening it again in the same way has no effect."""
     thread_id = service.thread_id(data.thread_id, caller)
-    outcome = await service.open(thread_id, data.graph, data.values, caller)
+    outcome = await service.open(thread_id, data.graph, data.values, caller, data.subject)
     status = HTTPStatus.CREATED if outcome.events or outcome.repeated else HTTPStatus.OK
     body = Opened(thread_id, data.graph, checkpoint_of(outcome.loaded))
     return tagged(body, status, Location=f"/v1/threads/{thread_id}")

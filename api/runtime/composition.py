@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,6 +19,7 @@ from api.runtime.projector import projected_beside
 from api.runtime.stores import Log, SystemClock, open_log
 from domain.agents.agent import Agent
 from domain.agents.assistant import assistant
+from domain.agents.registry import Agents
 from domain.application.audit.sealer import Sealer
 from domain.application.background_tasks import BackgroundTasks
 from domain.application.budget.limits_cache import LimitsCache
@@ -64,7 +65,7 @@ class Runtime:
     """All parts of a process of Threadfold, connected."""
 
     settings: Settings
-    agents: Mapping[str, Agent]
+    agents: Agents
     repository: ThreadRepository
     turns: TurnRunner
     worker: Worker
@@ -158,7 +159,8 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     async with AsyncExitStack() as stack:
         clock, background = SystemClock(), BackgroundTasks()
         agents, prices = _agents(settings, clock), _prices(settings)
-        catalogue = with_asked_for(load_catalogue(settings), {agent.name: agent.model for agent in agents.values()})
+        asked_for = {f"{agent.name} {agent.version}".strip(): agent.model for agent in agents.all()}
+        catalogue = with_asked_for(load_catalogue(settings), asked_for)
         tokens = TiktokenCounter(catalogue.policy.usual.model)
         models = open_models(catalogue, tokens, air_gapped=settings.air_gapped)
         stack.push_async_callback(models.close)
@@ -261,14 +263,21 @@ def _prices(settings: Settings) -> Prices:
         raise BadSetting(f"PRICES={settings.prices}: {error}. See infrastructure/prices.json for the form.") from error
 
 
-def _agents(settings: Settings, clock: SystemClock) -> Mapping[str, Agent]:
+def _agents(settings: Settings, clock: SystemClock) -> Agents:
     tools = builtin_tools(clock.now, settings.knowledge_dir)
     builtin = assistant(tools=tools, slash_commands=True)
-    agents = {builtin.name: builtin}
+    listed: list[Agent] = []
     for place, agent in zip(settings.agents, load_agents(settings.agents), strict=True):
-        if agent.name in agents:
+        if agent.name == builtin.name:
             raise BadSetting(
-                f"AGENTS={place}: there is another agent named {agent.name!r}. Give this one its own name."
+                f"AGENTS={place}: there is another agent named {agent.name!r}, the built-in one. Give this one its own "
+                "name."
             )
-        agents[agent.name] = agent
-    return agents
+        if any((other.name, other.version) == (agent.name, agent.version) for other in listed):
+            version = f" of version {agent.version!r}" if agent.version else ""
+            raise BadSetting(
+                f"AGENTS={place}: there is another agent named {agent.name!r}{version}. Give this one its own name, or "
+                "another version, such as version='2'."
+            )
+        listed.append(agent)
+    return Agents.listed([builtin, *listed])

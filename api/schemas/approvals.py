@@ -22,6 +22,8 @@ class ApprovalView(Struct, frozen=True):
     tool: str | None = None
     call_id: str | None = None
     arguments: JsonObject | None = None
+    reason: str = ""
+    """Why the tool itself asks; empty if it was declared that it needs approval."""
     question: str | None = None
     """What a node or a tool asks; `because` is then `question`, and the decision is `answer`."""
     answer_schema: JsonObject | None = None
@@ -43,7 +45,9 @@ def waiting_approvals(state: State) -> Sequence[ApprovalView]:
         return ()
     turn, approval = state.turn, state.turn.approval
     calls = [
-        ApprovalView(c.version, c.hash, c.because, turn.node, c.request.name, c.request.id, c.request.arguments)
+        ApprovalView(
+            c.version, c.hash, c.because, turn.node, c.request.name, c.request.id, c.request.arguments, c.reason
+        )
         for c in turn.calls
         if c.status == "asked" and c.because != "question"
     ]

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from api.schemas.view import view_of
-from domain.application.queries.prompts import RecordedPrompt
+from domain.application.queries.prompts import PromptsPage, RecordedPrompt, RecordedQuestion
 from domain.ids import ThreadId
 from domain.json import JsonObject
 from domain.prompt.canonical import canonical
@@ -95,8 +95,32 @@ class PromptView(Struct, frozen=True):
         )
 
 
+class QuestionView(Struct, frozen=True):
+    """A question that a node asked a model outside of the conversation (`turn.ask`), or an item of its list.
+
+    `item` is the index of the item in the node's list number `fan_out`. A wrong answer that was corrected is in the log
+    only as a call of the model.
+    """
+
+    version: int
+    at: datetime
+    instructions: str
+    prompt: str
+    answer: str | None
+    item: int | None
+    fan_out: int
+    call: CallView | None
+
+    @classmethod
+    def of(cls, found: RecordedQuestion) -> "QuestionView":
+        """Show a question."""
+        answered, called = found.answered, found.called
+        call = _call_view(called, called.counted or called.prompt_tokens) if called else None
+        return view_of(cls, answered, version=found.version, at=found.at, answer=answered.content, call=call)
+
+
 class ContextView(Struct, frozen=True):
-    """The prompts of a turn, in their order.
+    """The prompts of a turn and its nodes' questions to models, each in their order.
 
     A page ends after about 1 MB. `next_after` is the parameter `after` of the next page, null on the last one.
     """
@@ -104,15 +128,14 @@ class ContextView(Struct, frozen=True):
     thread_id: UUID
     turn_id: UUID
     prompts: Sequence[PromptView]
+    questions: Sequence[QuestionView]
     next_after: int | None = None
 
 
-def context_view(
-    thread_id: ThreadId, turn_id: UUID, found: Sequence[RecordedPrompt], *, more: bool = False
-) -> ContextView:
-    """Show a turn's prompts."""
-    prompts = [PromptView.of(one) for one in found]
-    return ContextView(thread_id, turn_id, prompts, prompts[-1].version if more else None)
+def context_view(thread_id: ThreadId, turn_id: UUID, page: PromptsPage) -> ContextView:
+    """Show a turn's prompts and questions."""
+    prompts, questions = map(PromptView.of, page.prompts), map(QuestionView.of, page.questions)
+    return ContextView(thread_id, turn_id, list(prompts), list(questions), page.next_after)
 
 
 def _declared(prompt: ReconstructedPrompt) -> Sequence[str]:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from domain.money import PER_DOLLAR, units
 from domain.thread.events import Durability, Limit, Strategy
 from domain.thread.limits import MAX_COST, MAX_TOKENS
+from domain.thread.size_limits import MAX_SUBJECT_CHARACTERS
 from domain.windows import SPANS, Span
 
 DEFAULT_GRAPH = "assistant"
@@ -74,6 +75,9 @@ class OpenThread(Body):
     thread_id: Annotated[UUID | None, Field(description="Any UUID. Default: the server generates one.")] = None
     graph: Annotated[str, Field(description="The agent to talk to; see /v1/graphs.")] = DEFAULT_GRAPH
     values: Values = {}
+    subject: Annotated[
+        str, Field(max_length=MAX_SUBJECT_CHARACTERS, description="The customer that the thread is about.")
+    ] = ""
 
 
 class StartTurn(Body):

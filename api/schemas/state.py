@@ -46,6 +46,7 @@ class TurnInProgress(Struct, frozen=True, omit_defaults=True):
     cancelling: str | None = None
     items: Sequence[Item] | None = None
     more_items: Sequence[Sequence[Item]] = ()
+    agent_version: str = ""
 
 
 class Opened(Struct, frozen=True):
@@ -86,6 +87,7 @@ class StateView(Struct, frozen=True):
     turn: TurnInProgress | None
     last_turn: Ended | None
     queue: Sequence[Queued]
+    subject: str
 
 
 def state_view(loaded: LoadedThread) -> StateView:

@@ -220,9 +220,9 @@ class ThreadHistory:
         """Show the prompts of a turn that were recorded after a version. Raises `UnknownThread`, `UnknownTurn`."""
         loaded = await self._repository.existing(thread_id, caller.tenant)
         texts, tokens = self._runtime.log.texts, self._runtime.turns.services.tokens
-        found, more = await TurnPrompts(self._repository, texts, tokens, loaded).page(turn_id, after)
+        page = await TurnPrompts(self._repository, texts, tokens, loaded).page(turn_id, after)
         await self._access_log.record_thread(caller, "context", thread_id)
-        return context_view(thread_id, turn_id, found, more=more)
+        return context_view(thread_id, turn_id, page)
 
     async def approvals(self, thread_id: ThreadId, caller: Caller) -> Sequence[ApprovalView]:
         """List what waits for a person's approval in a thread. Raises `UnknownThread`."""

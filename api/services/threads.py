@@ -12,6 +12,7 @@ from api.http.caller import Caller
 from api.http.send_buffer import SendBuffer
 from api.runtime.composition import Runtime
 from api.schemas.about import WorkerView
+from api.schemas.approvals import waiting_approvals
 from api.schemas.budget import BudgetView, budget_view
 from api.schemas.requests import Decide, ForkThread
 from api.schemas.turns import TurnView, turn_view
@@ -37,6 +38,7 @@ from domain.application.queries.transcript import Transcript
 from domain.application.replay.compare import ReplayedTurn
 from domain.application.replay.replay import Replay
 from domain.application.thread_repository import LoadedThread
+from domain.application.turns.check_input import check_change, check_decision, opening_values
 from domain.application.turns.token_counting import count_tokens
 from domain.application.turns.turn_cause import caused_by
 from domain.application.turns.wait import TurnWaiter
@@ -110,16 +112,23 @@ class Service:
             return ThreadId(uuid5(KEYED_THREADS, f"{caller.tenant}\n{caller.key}"))
         return ThreadId(self.runtime.new_id())
 
-    async def open(self, thread_id: ThreadId, graph: str, values: dict[str, object], caller: Caller) -> CommandResult:
-        """Open a thread."""
-        self.agent(graph)
-        command = commands.OpenThread(graph, values)
-        return await self._act(thread_id, lambda _: (command,), caller, ("open", graph, values))
+    async def open(
+        self, thread_id: ThreadId, graph: str, values: dict[str, object], caller: Caller, subject: str = ""
+    ) -> CommandResult:
+        """Open a thread. Raises `UnknownGraph`, and `InvalidInput` if the values do not fit the graph's model."""
+        command = commands.OpenThread(graph, opening_values(self.agent(graph), values), subject)
+        asked = ("open", graph, values, *([subject] if subject else []))
+        return await self._act(thread_id, lambda _: (command,), caller, asked)
 
     async def update(self, thread_id: ThreadId, changes: dict[str, object], caller: Caller) -> CommandResult:
-        """Change a thread's values."""
+        """Change a thread's values. Raises `InvalidInput` if they would not fit the graph's model."""
         command = commands.UpdateValues(changes)
-        return await self._act(thread_id, lambda _: (command,), caller, ("values", changes))
+
+        def plan(state: State) -> Iterable[commands.Command]:
+            check_change(changes, state, self.runtime.agents)
+            return (command,)
+
+        return await self._act(thread_id, plan, caller, ("values", changes))
 
     async def set_budget(self, thread_id: ThreadId, limits: tuple[Limit, ...], caller: Caller) -> BudgetView:
         """Set a thread's budget. Returns it as of the resulting version, also for a repeated command."""
@@ -154,7 +163,7 @@ class Service:
             if isinstance(state, Unopened):
                 if open_with is None:
                     raise UnknownThread(thread_id)
-                yield commands.OpenThread(open_with)
+                yield commands.OpenThread(open_with, opening_values(self.agent(open_with), {}))
                 own = open_with
             else:
                 own = state.thread.graph
@@ -162,7 +171,8 @@ class Service:
                     raise WrongGraph(graph or "", own)
             agent = self.agent(own)
             runs, busy = agent.graph, strategy or agent.busy
-            yield commands.StartTurn(turn_id, user_input, tokens, runs.first, runs.fingerprint, busy, stored)
+            entry = (runs.first, runs.fingerprint)
+            yield commands.StartTurn(turn_id, user_input, tokens, *entry, busy, stored, agent.version)
 
         asked = ("turn", user_input, open_with, graph, strategy, durability)
         outcome = await self._act(thread_id, plan, caller, asked, command_id)
@@ -171,7 +181,8 @@ class Service:
     async def retry_turn(self, thread_id: ThreadId, retried: TurnId, caller: Caller) -> StartedTurn:
         """Start a new turn at the node where a turn failed or was cancelled.
 
-        Raises `UnknownThread`, `ThreadBusy`, `NotRetriable`.
+        The last listed version of the agent that has the node runs it. Raises `UnknownThread`, `ThreadBusy`,
+        `NotRetriable`, `MissingNode`.
         """
         command_id = self._command_id(thread_id, caller)
         turn_id = turn_of_command(command_id)
@@ -179,8 +190,9 @@ class Service:
         def plan(state: State) -> Iterable[commands.Command]:
             if isinstance(state, Unopened):
                 raise UnknownThread(thread_id)
-            graph = self.agent(state.thread.graph).graph.fingerprint
-            yield commands.RetryTurn(retried, turn_id, graph, self.runtime.settings.durability)
+            agent, node = self.runtime.agents.to_retry(self.agent(state.thread.graph), state, retried)
+            entry = (agent.graph.fingerprint, self.runtime.settings.durability, node, agent.version)
+            yield commands.RetryTurn(retried, turn_id, *entry)
 
         return StartedTurn(await self._act(thread_id, plan, caller, ("retry", str(retried)), command_id), turn_id)
 
@@ -194,7 +206,8 @@ class Service:
     ) -> CommandResult:
         """Grant, deny or settle what waits for a person's approval, or answer a question.
 
-        Raises `UnknownThread`, `UnknownApproval`, `ApprovalChanged`.
+        Raises `UnknownThread`, `UnknownApproval`, `ApprovalChanged`, `InvalidInput` if the arguments do not fit, and
+        `MissingNode` if this process has the agent, but not the node: the decision would be lost.
         """
         if decided.decision == "answer":
             answered = commands.AnswerQuestion(Version(approval), decided.hash, decided.answer)
@@ -211,14 +224,24 @@ class Service:
         what = (decided.hash, decided.decision, decided.arguments)
         command = commands.DecideApproval(Version(approval), *what, answer, tokens)
         asked = ("approval", approval, *what, decided.reason, decided.result)
-        return await self._act(thread_id, lambda _: (command,), caller, asked, opened=True)
+
+        def checked(state: State) -> Iterable[commands.Command]:
+            if any(waits.approval_id == approval for waits in waiting_approvals(state)):
+                self.runtime.agents.check_node(state)
+            check_decision(command, state, self.runtime.agents)
+            return (command,)
+
+        return await self._act(thread_id, checked, caller, asked, opened=True)
 
     async def fork(self, parent: ThreadId, thread_id: ThreadId, wanted: ForkThread, caller: Caller) -> ForkedThread:
-        """Fork a thread at a version. Raises `UnknownThread`, `ThreadAlreadyOpen`."""
+        """Fork a thread at a version. Raises `UnknownThread`, `ThreadAlreadyOpen`, `InvalidInput`."""
         counter, texts = self.runtime.turns.services.tokens, [(edit.version, edit.content) for edit in wanted.messages]
         edits = [commands.EditMessage(Version(at), text, await count_tokens(counter, text)) for at, text in texts]
         changes = commands.UpdateValues(wanted.values) if wanted.values else None
         at_version = wanted.at_version or (await self.existing(parent, caller)).head.version
+        if changes is not None:
+            left = await self.runtime.repository.load_at(parent, Version(at_version), caller.tenant)
+            check_change(changes.changes, left.state, self.runtime.agents)
         command = Fork(parent, Version(at_version), tuple(edits), changes, wanted.resume)
         asked = ("fork", str(parent), wanted.at_version, texts, wanted.values, wanted.resume)
         bound = self._bound(thread_id, caller, asked)

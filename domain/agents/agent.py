@@ -1,11 +1,12 @@
 """Agents, and the contexts that their nodes use during a turn."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol, TypeAlias, TypeVar, overload
 
-from domain.agents.graph import Graph, Retry
+from domain.agents.graph import Graph, RetryPolicy
+from domain.agents.outcomes import ToolOutcome
 from domain.agents.tools import Tool
 from domain.errors import InvalidGraph
 from domain.ids import ThreadId
@@ -15,7 +16,10 @@ from domain.thread.state import Running
 
 T = TypeVar("T")
 
-RETRY_ITEMS = Retry(attempts=3)
+RETRY_ITEMS = RetryPolicy(attempts=3)
+
+MAX_VERSION_CHARS = 64
+"""Characters of an agent's version."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,10 @@ class Agent:
     answers are: text, or a type as in `TurnContext.ask`; its JSON is then the message.
     `busy` is the strategy for a message that arrives during a turn, unless the message sets its own.
     `model` None means the model that the settings' policy chooses. `shown_values` names the thread's values that
-    prompts contain. With `slash_commands`, a user may call a tool without the model: `/calculate 2 + 3`.
+    prompts contain. With `slash_commands`, a user may call a tool without the model: `/calculate 2 + 3`. Tools find
+    `deps` in their `ToolContext`: one object in each process, such as a client of a shop.
+    Agents of the same name may have several `version`s, each a text of at most 64 characters: the last one listed takes
+    new turns, and a running turn keeps the version that it began with.
     """
 
     graph: Graph
@@ -38,9 +45,16 @@ class Agent:
     busy: Strategy = "reject"
     shown_values: Sequence[str] = ()
     output: Any = str
+    version: str = ""
+    deps: Any = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check that the tools' names are unique. Raises `InvalidGraph`."""
+        """Check that the tools' names are unique, and the version. Raises `InvalidGraph`."""
+        if not isinstance(self.version, str) or len(self.version) > MAX_VERSION_CHARS or not self.version.isprintable():
+            raise InvalidGraph(
+                f"{self.name}: version must be a text of at most {MAX_VERSION_CHARS} printable characters, such as "
+                f"version='2', not {str(self.version)[:MAX_VERSION_CHARS]!r}"
+            )
         if len(self.by_name) < len(self.tools):
             raise InvalidGraph(f"{self.name}: two tools have the same name")
 
@@ -98,6 +112,10 @@ class TurnContext(Protocol):
     @property
     def state(self) -> Running:
         """The current state, with what this node has recorded so far. Changing it has no effect; see `update`."""
+
+    @property
+    def values(self) -> Any:
+        """The thread's values now: an instance of the graph's model, or a copy as a dict. Changing it has no effect."""
 
     @property
     def user_input(self) -> str:
@@ -183,13 +201,19 @@ class TurnContext(Protocol):
         The turn waits as for `ask_person`. No tool call may be open.
         """
 
-    async def run_tools(self) -> None:
-        """Run all open tool calls concurrently. Each start and each outcome is recorded as it happens."""
+    async def run_tools(self) -> Sequence[ToolOutcome]:
+        """Run all open tool calls concurrently. Each start and each outcome is recorded as it happens.
+
+        Returns the outcomes of all calls of the agent's last message, in the order of the calls: also of those that
+        were denied, and of those that an earlier attempt at this node ran. See `outcomes`.
+        """
 
     async def map(
-        self, items: Sequence[Json], each: Each, *, at_once: int = 8, retry: Retry = RETRY_ITEMS
+        self, items: Sequence[Json], each: Each | Tool, *, at_once: int = 8, retry: RetryPolicy = RETRY_ITEMS
     ) -> Sequence[Json]:
         """Process items, `at_once` of them concurrently, and return their results in the items' order.
+
+        `each` is an async function, or an idempotent tool that is called with each item as its arguments.
 
         Each result is recorded as it arrives: after a crash, only the missing items are processed. The items of the
         first attempt are recorded, and later attempts use them. A node may call this several times: each attempt must

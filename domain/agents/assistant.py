@@ -11,12 +11,14 @@ The nodes are exported for use in other graphs.
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
 from domain.agents.agent import Agent, TurnContext
-from domain.agents.graph import REPEAT_LIMIT, STEP_LIMIT, Branch, Edge, Graph, Node, Retry
+from domain.agents.graph import REPEAT_LIMIT, STEP_LIMIT, Branch, Edge, Graph, Node, RetryPolicy
 from domain.agents.tools import Tool
+from domain.agents.values import ValuesModel
 from domain.errors import InvalidInput
 from domain.json import JsonObject, check_json
 from domain.prompt.compaction import is_full, is_outgrown
@@ -73,7 +75,7 @@ def after_response(state: Running) -> str:
 NODES: Sequence[Node] = (
     Node("route_intent", route_intent, timeout=5),
     Node("execute_tool", execute_tool, timeout=300),
-    Node("generate_response", generate_response, timeout=MODEL_TIMEOUT_S, retry=Retry(attempts=3)),
+    Node("generate_response", generate_response, timeout=MODEL_TIMEOUT_S, retry=RetryPolicy(attempts=3)),
     Node("compact_history", compact_history, timeout=MODEL_TIMEOUT_S),
     Node("finalize_turn", finalize_turn, timeout=5),
 )
@@ -98,16 +100,18 @@ def assistant(
     slash_commands: bool = False,
     step_limit: int = STEP_LIMIT,
     repeat_limit: int | None = REPEAT_LIMIT,
+    deps: Any = None,
+    values: ValuesModel | None = None,
 ) -> Agent:
-    """Make an agent with the built-in graph. `step_limit` and `repeat_limit` are those of the graph.
+    """Make an agent with the built-in graph, whose `step_limit`, `repeat_limit` and `values` can be set.
 
     A tool call takes two steps: in the first the model requests it, in the second it runs.
     """
     # A slow tool times out by itself before its node does, so that it does not fail the whole turn.
-    slowest = max((tool.timeout for tool in tools), default=0.0) + 30.0
+    slowest = max((tool.longest for tool in tools), default=0.0) + 30.0
     nodes = [replace(node, timeout=max(node.timeout, slowest)) if node.run is execute_tool else node for node in NODES]
-    graph = Graph(name, "route_intent", nodes, EDGES, step_limit, repeat_limit)
-    return Agent(graph, instructions, tools, model=model, slash_commands=slash_commands)
+    graph = Graph(name, "route_intent", nodes, EDGES, step_limit, repeat_limit, values)
+    return Agent(graph, instructions, tools, model=model, slash_commands=slash_commands, deps=deps)
 
 
 def slash_command(agent: Agent, text: str) -> tuple[str, JsonObject] | None:

@@ -5,8 +5,8 @@ to events; this module only checks that the function is async.
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.agents.callables import described, is_async
+from domain.agents.values import ValuesModel, is_model
 from domain.errors import InvalidGraph
 from domain.thread.events import END, NodeEvent
 from domain.thread.state import Running
@@ -33,8 +34,11 @@ Choose: TypeAlias = Callable[[Running], str]
 """A pure function of the state after the node. It returns a label of its branch."""
 
 
-class Retry(Struct, frozen=True):
-    """How often a node is attempted, and the seconds between attempts, which grow exponentially up to a maximum."""
+class RetryPolicy(Struct, frozen=True):
+    """How often a node, an item or a tool is attempted, and the seconds between attempts.
+
+    The delays grow exponentially up to a maximum.
+    """
 
     attempts: int = 1
     first_delay: float = 0.5
@@ -49,13 +53,17 @@ class Retry(Struct, frozen=True):
 
 
 class Node(Struct, frozen=True):
-    """A step of the agent. `timeout` is in seconds, for each attempt. `approval`: a person must approve it first."""
+    """A step of the agent. `timeout` is in seconds, for each attempt. `approval`: a person must approve it first.
+
+    `aliases` are names that the node had in earlier versions of its graph: turns that stand there go on at this node.
+    """
 
     name: str
     run: NodeFunction
     timeout: float = 120.0
-    retry: Retry = Retry()
+    retry: RetryPolicy = RetryPolicy()
     approval: bool = False
+    aliases: Sequence[str] = ()
 
 
 class Branch(Struct, frozen=True):
@@ -75,11 +83,16 @@ NODE_SEPARATOR = "/"
 class Subgraph:
     """A graph as a step of another one: it runs from its start to its END, then the edge of this step follows.
 
-    Its nodes become nodes of the outer graph, named `name/node`. So a turn can be resumed at each of them.
+    Its nodes become nodes of the outer graph, named `name/node`. So a turn can be resumed at each of them. `aliases`
+    are names that the step had before: turns at `alias/node` go on at `name/node`. If the alias was a node, its turns
+    go on at the first node of the subgraph. `moved` has earlier names of nodes of the outer graph, each with the node
+    of `graph` that it is now.
     """
 
     name: str
     graph: "Graph"
+    aliases: Sequence[str] = ()
+    moved: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,9 +104,12 @@ class Graph:
     and always got the same result, while nothing else was new. From a quarter of the limit on, the results tell the
     model so. None: only the step limit applies. A retry of a turn starts counting again.
 
+    `values` is the model of the threads' values: a class that is a pydantic model or a msgspec struct. Without one,
+    the values are any JSON object.
+
     Raises:
-        InvalidGraph: a name is used twice, an edge has no target, a node cannot be reached, END cannot be reached from
-            a node, or a node's function is not async.
+        InvalidGraph: a name or an alias is used twice, an edge has no target, a node cannot be reached, END cannot be
+            reached from a node, a node's function is not async, or `values` is not a model.
     """
 
     name: str
@@ -102,6 +118,7 @@ class Graph:
     edges: Mapping[str, Edge]
     step_limit: int = STEP_LIMIT
     repeat_limit: int | None = REPEAT_LIMIT
+    values: ValuesModel | None = None
 
     def __post_init__(self) -> None:
         """Check the graph. Raises `InvalidGraph`."""
@@ -126,6 +143,29 @@ class Graph:
             else:
                 nodes[step.name] = step
         return nodes
+
+    def find(self, name: str) -> Node | None:
+        """Return the node that has a name now, or had it before (an alias). None if there is none."""
+        return self.by_name.get(self.aliases.get(name, name))
+
+    @cached_property
+    def aliases(self) -> Mapping[str, str]:
+        """The earlier names of nodes, each with the node's name of today, including those of subgraphs."""
+        return dict(self._former_names())
+
+    def _former_names(self) -> Iterator[tuple[str, str]]:
+        """Yield each earlier name and the name of today, in the order of the nodes."""
+        for step in self.nodes:
+            if isinstance(step, Node):
+                yield from ((alias, step.name) for alias in step.aliases)
+                continue
+            inner = [*((name, name) for name in step.graph.by_name), *step.graph.aliases.items()]
+            for place in (step.name, *step.aliases):
+                for former, name in inner:
+                    if (place, former) != (step.name, name):
+                        yield f"{place}{NODE_SEPARATOR}{former}", f"{step.name}{NODE_SEPARATOR}{name}"
+            yield from ((alias, self._entry(step.name)) for alias in step.aliases)
+            yield from ((former, f"{step.name}{NODE_SEPARATOR}{name}") for former, name in step.moved.items())
 
     @cached_property
     def _subgraphs(self) -> Mapping[str, "Graph"]:
@@ -171,11 +211,13 @@ class Graph:
 
     def chooses(self, node: str) -> bool:
         """Return whether the edge from `node` depends on the state."""
+        node = self.aliases.get(node, node)
         step, _, inner = node.partition(NODE_SEPARATOR)
         return not isinstance(self.edges[step], str) or bool(inner and self._subgraphs[step].chooses(inner))
 
     def after(self, node: str, state: Running) -> str:
         """Return the node after `node`. Raise `InvalidGraph` if a branch chose a label that it does not have."""
+        node = self.aliases.get(node, node)
         step, _, inner = node.partition(NODE_SEPARATOR)
         if inner and (following := self._subgraphs[step].after(inner, state)) != END:
             return f"{step}{NODE_SEPARATOR}{following}"
@@ -192,6 +234,16 @@ class Graph:
         """Return the first node of a step."""
         graph = self._subgraphs.get(target)
         return f"{target}{NODE_SEPARATOR}{graph.first}" if graph else target
+
+
+def alias_advice(node: str) -> str:
+    """Say what an author can do about turns at a node that the agent does not have any more."""
+    subgraph, _, name = node.rpartition(NODE_SEPARATOR)
+    where = f" in the subgraph {subgraph!r}" if subgraph else ""
+    return (
+        f"If the node was renamed, give it aliases=({name!r},){where}; otherwise list the agent's earlier version in "
+        "AGENTS as well"
+    )
 
 
 def _check(graph: Graph) -> None:
@@ -215,10 +267,16 @@ def _check(graph: Graph) -> None:
         if target not in names and target != END:
             raise InvalidGraph(f"{graph.name}: the edge from {source!r} leads to {target!r}, which is not a node")
     _check_nodes(graph)
+    _check_aliases(graph, names)
     _check_reach(graph, names)
 
 
 def _check_nodes(graph: Graph) -> None:
+    if graph.values is not None and not is_model(graph.values):
+        raise InvalidGraph(f"{graph.name}: values must be a class, a pydantic model or a msgspec struct")
+    for step in graph.nodes:
+        if isinstance(step, Subgraph) and step.graph.values not in {None, graph.values}:
+            raise InvalidGraph(f"{graph.name}: {step.name!r} has another model of values; leave it out there")
     if graph.step_limit < 1:
         raise InvalidGraph(f"{graph.name}: step_limit must be at least 1, not {graph.step_limit}")
     if graph.repeat_limit is not None and graph.repeat_limit < MIN_REPEAT_LIMIT:
@@ -229,6 +287,30 @@ def _check_nodes(graph: Graph) -> None:
             raise InvalidGraph(
                 f"{graph.name}: node {node.name!r} must be an async function (async def), not {described(node.run)}"
             )
+
+
+def _check_aliases(graph: Graph, names: list[str]) -> None:
+    for step in graph.nodes:
+        if isinstance(step.aliases, str):
+            raise InvalidGraph(
+                f"{graph.name}: the aliases of {step.name!r} must be a tuple of names, such as ({step.aliases!r},)"
+            )
+        for alias in step.aliases:
+            if alias in {"", END}:
+                raise InvalidGraph(f"{graph.name}: {alias!r} cannot be an alias of {step.name!r}")
+            if alias in names and not (isinstance(step, Subgraph) and alias == step.name):
+                raise InvalidGraph(f"{graph.name}: the alias {alias!r} of {step.name!r} is the name of a node")
+        if not isinstance(step, Subgraph):
+            continue
+        for former, name in step.moved.items():
+            if name not in step.graph.by_name:
+                raise InvalidGraph(f"{graph.name}: {former!r} moved to {name!r}, which is not a node of {step.name!r}")
+    seen: dict[str, str] = {}
+    for alias, name in graph._former_names():  # noqa: SLF001  (a part of the graph's own check)
+        if alias in graph.by_name:
+            raise InvalidGraph(f"{graph.name}: the alias {alias!r} of {name!r} is the name of a node")
+        if seen.setdefault(alias, name) != name:
+            raise InvalidGraph(f"{graph.name}: the alias {alias!r} is used twice, for {seen[alias]!r} and {name!r}")
 
 
 def _check_reach(graph: Graph, names: list[str]) -> None:

@@ -10,48 +10,108 @@ A plain function, without `async`, runs in a thread. After its timeout the call 
 goes on until the function returns: set timeouts on what the function calls, too.
 
 Pydantic derives the schema for the model from the signature, and validates the arguments before the function runs. The
-runtime passes the parameter annotated `ToolContext`; the model does not see it.
+runtime passes the parameter annotated `ToolContext` or `ToolContext[Deps]`; the model does not see it.
 """
 
 import functools
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Literal, TypeAlias, overload
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any, Generic, Literal, TypeAlias, get_origin, overload
 
 from msgspec import Struct
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic import TypeAdapter
+from typing_extensions import TypeVar
 
 from domain.agents.callables import described, doc_of, is_async, is_generator, name_of
 from domain.agents.error_text import shortened
+from domain.agents.graph import RetryPolicy
+from domain.agents.output import output_of
+from domain.agents.signature import Signature
 from domain.agents.tool_threads import THREADS
-from domain.errors import InvalidInput, ToolError
+from domain.errors import AnswerRequired, ApprovalRequired, InvalidInput
 from domain.ids import ThreadId
-from domain.json import JsonObject, copied
+from domain.json import Json, JsonObject, copied
 from domain.models.chat import ToolSpec
 
 DEFAULT_TIMEOUT = 30.0
 
+MAX_RETRIES = 2
+"""How often a tool may ask the model to call it again in a turn, by default."""
+
+ONCE = RetryPolicy()
+"""No further attempt after a failure."""
+
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 """Names of tools that endpoints accept. Only Gemini also refuses names that begin with a digit or a dash."""
 
-MAX_ARGUMENT_ERRORS = 10
-"""Maximum number of errors in a call's arguments that the model reads."""
+MAX_REASON_CHARACTERS = 1_000
+"""Characters of the reason for which a tool asks for approval."""
 
-MAX_ARGUMENT_ERROR_CHARACTERS = 300
-"""Maximum characters of each of these errors."""
-
-_NAMED_KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+MAX_SHOWN_NAME_CHARACTERS = 300
+"""Characters that an error shows of a name that is not accepted."""
 
 
-class ToolContext(Struct, frozen=True):
-    """The call that a tool is running for."""
+T = TypeVar("T")
+
+Deps = TypeVar("Deps", default=Any)
+"""The type of the object that an agent was given for its tools."""
+
+
+class ToolContext(Struct, Generic[Deps], frozen=True):
+    """The call that a tool runs for, and what the tool may need. `ToolContext[Shop]` has `deps` of the type `Shop`."""
 
     thread_id: ThreadId
     call_id: str
     """The model's label of the call; the model may use it more than once."""
     idempotency_key: str
     """The same for every attempt of this call, different for every other call."""
+    subject: str = ""
+    """The customer that the thread is about, as given when it was opened; "" if none was given."""
+    actor: str = ""
+    """Who sent the message that this turn answers: the request's `X-Actor`; "" without one."""
+    deps: Deps = None  # type: ignore[assignment]
+    """What the agent was given as `deps`: one object in each process."""
+    _values: Callable[[], Any] = dict
+    _approved: bool = False
+    _answers: Mapping[int, Json] = {}
+    _numbers: Iterator[int] = iter(())
+
+    @property
+    def values(self) -> Any:
+        """The thread's values as they are when the call starts: a copy, so changing them has no effect."""
+        return self._values()
+
+    def require_approval(self, reason: str) -> None:
+        """Let a person decide whether this call may go on. Returns at once if a person has granted it.
+
+        Otherwise `ApprovalRequired` suspends the call, and the turn waits; an `except Exception` lets it pass. After a
+        grant the tool runs again from its start, perhaps with arguments that the person changed. So call this
+        before any effect. `reason` is what the person reads, cut to 1,000 characters.
+        """
+        if not self._approved:
+            raise ApprovalRequired(shortened(reason, MAX_REASON_CHARACTERS) or "The tool asks for approval.")
+
+    @overload
+    def ask(self, question: str) -> str: ...
+    @overload
+    def ask(self, question: str, output: type[T]) -> T: ...
+    @overload
+    def ask(self, question: str, output: Any) -> Any: ...
+    def ask(self, question: str, output: Any = str) -> Any:
+        """Ask a person a question, and return the answer, of the type `output` (see `TurnContext.ask`).
+
+        Without an answer, `AnswerRequired` suspends the call, and the turn waits; the person answers through the
+        approvals API. Then the tool runs again from its start, perhaps in another process. So ask before any effect. An
+        answer that does not fit is asked for again, with the error.
+        """
+        kind, shown = output_of(output), question
+        while (number := next(self._numbers)) in self._answers:
+            try:
+                return kind.check(self._answers[number])
+            except ValueError as error:
+                shown = f"{question}\n\nThe last answer does not fit: {error}"
+        raise AnswerRequired(shown, kind.schema, number)
 
 
 ToolHandler: TypeAlias = Callable[[JsonObject, ToolContext], Awaitable[Any]]
@@ -60,6 +120,8 @@ ToolFunction: TypeAlias = Callable[..., Any]
 """Async or plain. A plain function runs in a thread."""
 Approval: TypeAlias = bool | Callable[[JsonObject], bool]
 """Whether a person must approve a call: always, never, or depending on its arguments."""
+ToolCheck: TypeAlias = Callable[[JsonObject], object]
+"""Raises `InvalidArguments` if a tool cannot be called with these arguments. Returns anything. Must have no effect."""
 IfUnknown: TypeAlias = Literal["ask_model", "ask_person"]
 
 
@@ -68,7 +130,12 @@ class Tool(Struct, frozen=True):
 
     `timeout` is in seconds. `idempotent`: running a call twice with the same idempotency key does no harm. If a crash
     leaves the outcome of a call unknown, an idempotent tool is run again; for another tool, the model is told, or a
-    person decides (`if_unknown`). `approval` says which calls a person must approve before they run.
+    person decides (`if_unknown`). `approval` says which calls a person must approve before they run. `check` refuses
+    arguments that do not fit: it is called before a person is asked, and for arguments that a person changes.
+
+    `max_retries` is how often a `Retry` of the tool may ask the model to call it again in a turn. `retry` says how
+    often, and after which delays, the runtime repeats a failed call of an idempotent tool before the model reads of a
+    failure.
     """
 
     spec: ToolSpec
@@ -77,15 +144,25 @@ class Tool(Struct, frozen=True):
     idempotent: bool = False
     if_unknown: IfUnknown = "ask_model"
     approval: Approval = False
+    check: ToolCheck | None = None
+    max_retries: int = MAX_RETRIES
+    retry: RetryPolicy = ONCE
+    takes_context: bool = True
+    """Whether the function uses its `ToolContext`. If not, the runtime does not look for the actor."""
 
     def __post_init__(self) -> None:
-        """Check the name. Raises `InvalidInput`."""
+        """Check the name and the retries. Raises `InvalidInput`."""
         if not TOOL_NAME.fullmatch(self.spec.name):
-            shown = shortened(self.spec.name, MAX_ARGUMENT_ERROR_CHARACTERS)
+            shown = shortened(self.spec.name, MAX_SHOWN_NAME_CHARACTERS)
             raise InvalidInput(
                 f"tool {shown!r}",
                 "the name must be 1 to 64 ASCII letters, digits, _ or -. Set one with @tool(name=...)",
             )
+
+        if self.max_retries < 0:
+            raise InvalidInput(f"tool {self.name!r}", f"max_retries must be 0 or more, not {self.max_retries}")
+        if self.retry.attempts > 1 and not self.idempotent:
+            raise InvalidInput(f"tool {self.name!r}", "retry needs idempotent=True, because it runs a call repeatedly")
 
     @property
     def name(self) -> str:
@@ -93,9 +170,20 @@ class Tool(Struct, frozen=True):
         return self.spec.name
 
     @property
+    def longest(self) -> float:
+        """The seconds that a call can take, with all attempts of its retry policy."""
+        attempts = range(1, max(self.retry.attempts, 1) + 1)
+        return sum(self.timeout + (self.retry.delay_after(attempt) or 0.0) for attempt in attempts)
+
+    @property
     def after_crash(self) -> Literal["retry", "ask_model", "ask_person"]:
         """What happens to a call whose process died while it ran."""
         return "retry" if self.idempotent else self.if_unknown
+
+    def check_arguments(self, arguments: JsonObject) -> None:
+        """Raise `InvalidArguments` if the tool cannot be called with these arguments."""
+        if self.check is not None:
+            self.check(copied(arguments))
 
     def needs_approval(self, arguments: JsonObject) -> bool:
         """Return whether a person must approve a call."""
@@ -112,6 +200,8 @@ def tool(
     idempotent: bool = False,
     if_unknown: IfUnknown = "ask_model",
     approval: Approval = False,
+    max_retries: int = MAX_RETRIES,
+    retry: RetryPolicy = ONCE,
 ) -> Callable[[ToolFunction], Tool]: ...
 def tool(
     function: ToolFunction | None = None,
@@ -122,12 +212,15 @@ def tool(
     idempotent: bool = False,
     if_unknown: IfUnknown = "ask_model",
     approval: Approval = False,
+    max_retries: int = MAX_RETRIES,
+    retry: RetryPolicy = ONCE,
 ) -> Tool | Callable[[ToolFunction], Tool]:
     """Make a tool of a function. The model sees the function's name, docstring and signature.
 
-    The function returns text, or anything that pydantic can write as JSON. It raises `ToolError` to tell the model what
-    went wrong. An async function runs on the event loop and must not block it; a plain one runs in a thread. Arguments
-    that a `functools.partial` binds by keyword are not shown to the model. A callable object needs a `name`.
+    The function returns text, or anything that pydantic can write as JSON. It raises `ToolError` to tell the model
+    what went wrong, or `Retry` to ask for another call. An async function runs on the event loop and must not block
+    it; a plain one runs in a thread. Arguments that a `functools.partial` binds by keyword are not shown to the
+    model. A callable object needs a `name`.
 
     Raises:
         TypeError: the function is a generator, or a parameter has no name or no type.
@@ -139,61 +232,33 @@ def tool(
             raise TypeError(f"A tool made of a {type(function).__name__} needs a name: @tool(name=...)")
         if is_generator(function):
             raise TypeError(f"The tool {known_as} is {described(function)}; it must return its result, not yield it")
-        spec, run = _build(function, known_as)
-        return Tool(spec, run, timeout, idempotent, if_unknown, approval)
+        spec, run, signature = _build(function, known_as)
+        takes_context = signature.context is not None
+        settings = (timeout, idempotent, if_unknown, approval, signature.validate, max_retries, retry)
+        return Tool(spec, run, *settings, takes_context=takes_context)
 
     return build if function is None else build(function)
 
 
-def _build(function: ToolFunction, name: str) -> tuple[ToolSpec, ToolHandler]:
-    bound = function.keywords if isinstance(function, functools.partial) else {}
-    parameters = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name not in bound]
-    context = next((p.name for p in parameters if p.annotation is ToolContext), None)
-    shown = [p for p in parameters if p.name != context]
-    for parameter in shown:
-        if parameter.kind not in _NAMED_KINDS or parameter.annotation is parameter.empty:
-            raise TypeError(f"The tool {name} cannot have the parameter {parameter}: it needs a name and a type")
-    # The fields have generated names, so that parameters may have names such as `schema` or `json`.
-    fields: dict[str, Any] = {
-        f"field_{number}": (p.annotation, Field(... if p.default is p.empty else p.default, alias=p.name))
-        for number, p in enumerate(shown)
-    }
-    model = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
+def _build(function: ToolFunction, name: str) -> tuple[ToolSpec, ToolHandler, Signature]:
+    signature = Signature(function, name, _is_context)
+    context = signature.context
     result = TypeAdapter[Any](Any)
     waits = is_async(function)
 
     async def run(arguments: JsonObject, call: ToolContext) -> str:
-        try:
-            valid = model.model_validate(arguments)
-        except ValidationError as error:
-            raise ToolError(_argument_errors(name, error)) from error
-        given = {p.name: getattr(valid, field) for field, p in zip(fields, shown, strict=True)}
+        given = signature.validate(arguments)
         call_it = functools.partial(function, **given, **({context: call} if context else {}))
         answer = await (call_it() if waits else THREADS.run(call_it, f"tool {name!r}"))
         if inspect.isawaitable(answer):  # a plain function that returns an awaitable, such as a decorator's wrapper
             answer = await answer
         return answer if isinstance(answer, str) else result.dump_json(answer).decode()
 
-    spec = ToolSpec(name, doc_of(function) or name, _parameters(model.model_json_schema(by_alias=True)))
-    return spec, run
+    return ToolSpec(name, doc_of(function) or name, signature.schema), run, signature
 
 
-def _parameters(schema: Mapping[str, Any]) -> JsonObject:
-    """Remove titles, which only repeat names and cost tokens in every prompt."""
-    properties = {
-        name: {key: value for key, value in described.items() if key != "title"}
-        for name, described in schema.get("properties", {}).items()
-    }
-    kept = {key: value for key, value in schema.items() if key not in {"title", "properties"}}
-    return {**kept, "properties": properties}
-
-
-def _argument_errors(name: str, error: ValidationError) -> str:
-    """Describe a validation error so that the model can correct its call."""
-    errors = [f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors(include_url=False)]
-    wrong = [shortened(one, MAX_ARGUMENT_ERROR_CHARACTERS) for one in errors[:MAX_ARGUMENT_ERRORS]]
-    more = f"; and {len(errors) - len(wrong)} more" if len(errors) > len(wrong) else ""
-    return f"{name} cannot be called like this: {'; '.join(wrong)}{more}"
+def _is_context(annotation: Any) -> bool:
+    return annotation is ToolContext or get_origin(annotation) is ToolContext
 
 
 def unreadable(tool: Tool, fault: str) -> str:

@@ -14,9 +14,9 @@ from domain.thread.state import Running, State
 from domain.thread.turn_end import Events, close_open_calls, start_queued_turns
 
 
-def hash_of_call(tool: str, arguments: JsonObject) -> str:
-    """Return the hash of a tool call: 16 hexadecimal digits."""
-    return digest({"tool": tool, "arguments": arguments})
+def hash_of_call(tool: str, arguments: JsonObject, reason: str = "") -> str:
+    """Return the hash of a tool call, and of the tool's own reason: 16 hexadecimal digits."""
+    return digest({"tool": tool, "arguments": arguments, **({"reason": reason} if reason else {})})
 
 
 def hash_of_node(turn_id: str, node: str, step: int) -> str:

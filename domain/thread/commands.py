@@ -29,10 +29,11 @@ class OfStep(OfTurn, frozen=True):
 
 
 class OpenThread(Struct, frozen=True):
-    """Begin a conversation with an agent's graph."""
+    """Begin a conversation with an agent's graph, about a `subject`: a customer."""
 
     graph: str
     values: JsonObject = {}
+    subject: str = ""
 
 
 class ForkThread(Struct, frozen=True):
@@ -51,7 +52,10 @@ class EditMessage(Struct, frozen=True):
 
 
 class StartTurn(Struct, frozen=True):
-    """Send a user message to the agent. `node` is the graph's first node, `graph` the graph's fingerprint."""
+    """Send a user message to the agent. `node` is the graph's first node, `graph` the graph's fingerprint.
+
+    `agent_version` is the version of the agent that the turn begins with.
+    """
 
     turn_id: TurnId
     content: str
@@ -60,15 +64,21 @@ class StartTurn(Struct, frozen=True):
     graph: str
     strategy: events.Strategy = "reject"
     durability: events.Durability = "sync"
+    agent_version: str = ""
 
 
 class RetryTurn(Struct, frozen=True):
-    """Continue a failed or cancelled turn in a new turn, at the node where it ended."""
+    """Continue a failed or cancelled turn in a new turn, at the node where it ended.
+
+    `node` is the name that this node has now; empty if it is the same. `agent_version` is as in `StartTurn`.
+    """
 
     retried: TurnId
     turn_id: TurnId
     graph: str
     durability: events.Durability = "sync"
+    node: str = ""
+    agent_version: str = ""
 
 
 class CancelTurn(OfTurn, frozen=True):
@@ -169,7 +179,11 @@ class StartCalls(OfTurn, frozen=True):
 
 
 class EndCall(OfTurn, frozen=True):
-    """A tool call has an outcome. `content` is what the model reads."""
+    """A tool call has an outcome. `content` is what the model reads.
+
+    `not_run`: the call failed without being started, because its arguments do not fit. `retry`: the tool asked the
+    model to call it again.
+    """
 
     call: Version
     outcome: CallOutcome
@@ -177,6 +191,8 @@ class EndCall(OfTurn, frozen=True):
     tokens: int
     duration_ms: int = 0
     run: int = 0
+    not_run: bool = False
+    retry: bool = False
 
 
 class CompactHistory(OfTurn, frozen=True):
@@ -187,11 +203,12 @@ class CompactHistory(OfTurn, frozen=True):
 
 
 class RequestApproval(OfTurn, frozen=True):
-    """Ask a person to approve some tool calls or, without `calls`, the node in flight."""
+    """Ask a person to approve some tool calls or, without `calls`, the node in flight. `reason` is the tool's own."""
 
     calls: tuple[Version, ...] = ()
     because: Literal["policy", "outcome_unknown"] = "policy"
     run: int = 0
+    reason: str = ""
 
 
 class StartFanOut(OfStep, frozen=True):

@@ -79,9 +79,14 @@ def _opened(state: State) -> Idle | Running:
 def _open_thread(command: commands.OpenThread, state: State) -> Events:
     check_json(command.values, "values")
     size_limits.check_json_size(command.values, "values", size_limits.MAX_VALUES_CHARACTERS)
+    check_text(command.subject, "subject")
+    if len(command.subject) > size_limits.MAX_SUBJECT_CHARACTERS:
+        raise InvalidInput("subject", f"must have at most {size_limits.MAX_SUBJECT_CHARACTERS} characters")
     if isinstance(state, Unopened):
-        return (events.ThreadOpened(command.graph, command.values),)
-    if (command.graph, digest(command.values)) == (state.thread.graph, state.thread.opened_with):
+        return (events.ThreadOpened(command.graph, command.values, command.subject),)
+    thread = state.thread
+    given = (command.graph, digest(command.values), command.subject)
+    if given == (thread.graph, thread.opened_with, thread.subject):
         return ()
     raise ThreadAlreadyOpen
 
@@ -124,7 +129,9 @@ def _start_turn(command: commands.StartTurn, state: State) -> Events:
     if last and last.turn_id == command.turn_id:
         return ()
     return (
-        events.TurnStarted(command.turn_id, command.node, command.graph, command.durability),
+        events.TurnStarted(
+            *(command.turn_id, command.node, command.graph, command.durability), agent_version=command.agent_version
+        ),
         events.MessageAppended("user", command.content, command.tokens),
     )
 
@@ -150,7 +157,7 @@ def _start_while_running(command: commands.StartTurn, state: Running) -> Events:
             f"take more than {size_limits.MAX_QUEUED_BYTES:,}. Send it again later."
         )
     message = (command.turn_id, command.content, command.tokens, command.node, command.graph)
-    enqueued = events.TurnEnqueued(*message, command.durability, command.strategy)
+    enqueued = events.TurnEnqueued(*message, command.durability, command.strategy, command.agent_version)
     if command.strategy == "enqueue":
         return (enqueued,)
     how: Cancelling = "interrupted" if command.strategy == "interrupt" else "rolled_back"
@@ -178,5 +185,5 @@ def _retry_turn(command: commands.RetryTurn, state: State) -> Events:
         raise ThreadBusy
     if last is None or last.turn_id != command.retried or last.node in {None, events.END}:
         raise NotRetriable
-    node = last.node or ""
-    return (events.TurnStarted(command.turn_id, node, command.graph, command.durability, command.retried),)
+    started = (command.turn_id, command.node or last.node or "", command.graph, command.durability, command.retried)
+    return (events.TurnStarted(*started, agent_version=command.agent_version),)

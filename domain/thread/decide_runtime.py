@@ -110,9 +110,11 @@ def _decide_calls(command: commands.StartCalls | commands.EndCall | commands.Req
                 return ()
             shown = hash_of_node(str(turn.turn_id), turn.node, turn.step)
             return (events.ApprovalRequested(shown, 0, turn.node, because),)
-        case commands.RequestApproval(calls=calls, because=because):
+        case commands.RequestApproval(calls=calls, because=because, reason=reason):
             return tuple(
-                events.ApprovalRequested(hash_of_call(c.request.name, c.request.arguments), c.version, "", because)
+                events.ApprovalRequested(
+                    hash_of_call(c.request.name, c.request.arguments, reason), c.version, "", because, reason
+                )
                 for c in turn.calls
                 if c.version in calls and c.status != "asked"
             )
@@ -182,11 +184,12 @@ def _fail_attempt(command: commands.FailAttempt, state: Running) -> Events:
 
 
 def _end_call(command: commands.EndCall, state: Running) -> Events:
-    started = any(call.version == command.call and call.status == "started" for call in state.turn.calls)
-    if not started:
+    ready = {"requested", "granted"} if command.not_run else {"started"}
+    if not any(call.version == command.call and call.status in ready for call in state.turn.calls):
         return ()
     call, content, tokens = command.call, cut_to_fit(command.content, TRUNCATION_MARK), command.tokens
     if command.outcome == "unknown":
         return (events.ToolOutcomeUnknown(call, content, tokens),)
-    outcome = events.ToolSucceeded if command.outcome == "succeeded" else events.ToolFailed
-    return (outcome(call, content, tokens, command.duration_ms),)
+    if command.outcome == "succeeded":
+        return (events.ToolSucceeded(call, content, tokens, command.duration_ms),)
+    return (events.ToolFailed(call, content, tokens, command.duration_ms, command.retry),)

@@ -41,7 +41,7 @@ def refers_to(event: events.Event) -> Version | None:
 
 
 _TEMPLATES: Mapping[type[events.Event], str] = {
-    events.ThreadOpened: "The thread was opened with the graph {graph} and {values:values}",
+    events.ThreadOpened: "The thread was opened with the graph {graph} and {values:values}{subject:about}",
     events.ThreadForked: "The thread left the thread {parent} after its version {at_version}",
     events.TurnResumed: "The worker {worker} went on with the turn",
     events.ModelFailed: "The model {model}{provider:of} did not answer within {duration_ms:,} ms: {error:quoted}",
@@ -113,7 +113,8 @@ def _(event: events.BudgetSet, _: events.Event | None = None) -> str:
 def _(event: events.TurnStarted, _: events.Event | None = None) -> str:
     why = f", to go on with turn {_short(event.retries)}" if event.retries else ""
     why = f", with the message that had waited since version {event.queued}" if event.queued else why
-    return f"Turn {_short(event.turn_id)} began at the node {event.node}{why}"
+    version = f" of version {_quoted(event.agent_version)}" if event.agent_version else ""
+    return f"Turn {_short(event.turn_id)} began at the node {event.node}{version}{why}"
 
 
 @describe.register
@@ -170,6 +171,8 @@ def _(event: events.BudgetThresholdReached, _: events.Event | None = None) -> st
 def _(event: events.ApprovalRequested, about: events.Event | None = None) -> str:
     if event.because == "outcome_unknown":
         return f"A person has to say what became of {_call(about)}: its process died after it was started"
+    if event.reason:
+        return f"A person has to agree before {_call(about)} may go on: {_quoted(event.reason)}"
     return f"A person has to agree before {_call(about or event)} may run"
 
 
@@ -258,6 +261,7 @@ def _cut(text: str) -> str:
 
 
 _FORMATS: Mapping[str, Callable[[Any], str]] = {
+    "about": lambda subject: f", about {_quoted(subject)}" if subject else "",
     "again": lambda attempt: f" again (attempt {attempt})" if attempt > 1 else "",
     "but": _but,
     "call": _call,

@@ -60,10 +60,11 @@ class Event(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class ThreadOpened(Event, frozen=True):
-    """A thread was opened, with an agent's graph and the caller's values."""
+    """A thread was opened, with an agent's graph and the caller's values. `subject` is the customer it is about."""
 
     graph: str
     values: JsonObject = {}
+    subject: str = ""
 
 
 class ThreadForked(Event, frozen=True):
@@ -103,6 +104,8 @@ class TurnStarted(Event, frozen=True):
     retries: UUID | None = None
     queued: int = 0
     """The version of the `TurnEnqueued` that this turn comes from; 0 if it was not queued."""
+    agent_version: str = ""
+    """The version of the agent, which the turn keeps as long as a process has it."""
 
 
 class TurnEnqueued(Event, frozen=True):
@@ -115,6 +118,7 @@ class TurnEnqueued(Event, frozen=True):
     graph: str
     durability: Durability = "sync"
     strategy: Strategy = "enqueue"
+    agent_version: str = ""
 
 
 class TurnResumed(Event, frozen=True):
@@ -272,12 +276,14 @@ class ApprovalRequested(Event, frozen=True):
 
     A call's approval is identified by the call's version, a node's by the version of this event. `hash` identifies what
     the person sees: see `domain.thread.approvals`. `outcome_unknown`: an earlier attempt may have had its effect.
+    `reason` is the tool's own: it was started, and asks for approval before its effect.
     """
 
     hash: str
     call: int = 0
     node: str = ""
     because: Literal["policy", "outcome_unknown"] = "policy"
+    reason: str = ""
 
 
 class ApprovalGranted(Event, frozen=True):
@@ -312,12 +318,13 @@ class ToolSucceeded(Event, frozen=True):
 
 
 class ToolFailed(Event, frozen=True):
-    """A call failed. `error` is what the model reads."""
+    """A call failed. `error` is what the model reads. `retry`: the tool asked the model to call it again."""
 
     call: int
     error: str
     tokens: int
     duration_ms: int
+    retry: bool = False
 
 
 class ToolOutcomeUnknown(Event, frozen=True):

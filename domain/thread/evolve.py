@@ -7,7 +7,7 @@ states after them are temporary and keep the windows unchanged.
 import hashlib
 from collections.abc import Iterable
 from datetime import datetime
-from typing import TypeAlias, assert_never, get_args
+from typing import Literal, TypeAlias, assert_never, get_args
 
 import msgspec
 from msgspec.structs import asdict, replace
@@ -29,6 +29,14 @@ Outcome: TypeAlias = events.ToolSucceeded | events.ToolFailed | events.ToolOutco
 """Outcomes of a tool call. Each has a text for the model."""
 
 
+_OUTCOMES: dict[type[Event], Literal["", "failed", "unknown", "denied"]] = {
+    events.ToolSucceeded: "",
+    events.ToolFailed: "failed",
+    events.ToolOutcomeUnknown: "unknown",
+    events.ApprovalDenied: "denied",
+}
+
+
 def evolve(state: State, event: Event, at: datetime | None = None) -> State:
     """Apply one event, recorded `at` an instant (None: not recorded). Raise `CorruptLog` if it cannot follow."""
     version = Version(state.version + 1)
@@ -39,7 +47,7 @@ def evolve(state: State, event: Event, at: datetime | None = None) -> State:
             return _evolve_idle(state, event, version)
         case Unopened():
             if isinstance(event, events.ThreadOpened):
-                return Idle(version, Thread(event.graph, event.values, digest(event.values)))
+                return Idle(version, Thread(event.graph, event.values, digest(event.values), subject=event.subject))
             raise _unexpected(state, event)
         case _:
             assert_never(state)
@@ -119,7 +127,8 @@ def _evolve_thread(thread: Thread, event: Event, version: Version, at: datetime 
             thread = replace(thread, window=(*thread.window[:-1], asking))
         case events.TurnEnqueued():
             fields = (event.content, event.tokens, event.node, event.graph, event.durability, event.strategy)
-            thread = replace(thread, queue=(*thread.queue, Queued(version, event.turn_id, *fields)))
+            queued = Queued(version, event.turn_id, *fields, event.agent_version)
+            thread = replace(thread, queue=(*thread.queue, queued))
         case events.StateUpdated():
             thread = replace(thread, values=merge_patch(thread.values, event.changes))
         case events.BudgetSet():
@@ -191,7 +200,11 @@ def _close_call(state: Running, event: Outcome, version_of_call: int, version: V
         raise _unexpected(state, event)
     text = text_of(event) or ""
     told = Message(
-        version, "tool", text, event.tokens, call_id=call.request.id, name=call.request.name, answers=call.place
+        *(version, "tool", text, event.tokens),
+        call_id=call.request.id,
+        name=call.request.name,
+        answers=call.place,
+        outcome=_OUTCOMES[type(event)],
     )
     open_calls = tuple(other for other in state.turn.calls if other is not call)
     questions = tuple(question for question in state.turn.questions if question.call != call.version)
@@ -200,7 +213,12 @@ def _close_call(state: Running, event: Outcome, version_of_call: int, version: V
     repeats = state.turn.repeats
     if not isinstance(event, events.ApprovalDenied):  # a person may deny the same call any number of times
         repeats = repeated(repeats, digest_of(call.request, text), state.turn.step)
-    return Running(version, thread, replace(state.turn, calls=open_calls, repeats=repeats, questions=questions))
+    retries = state.turn.tool_retries
+    if isinstance(event, events.ToolFailed) and event.retry:
+        counts = dict(retries)
+        retries = tuple({**counts, call.request.name: counts.get(call.request.name, 0) + 1}.items())
+    turn = replace(state.turn, calls=open_calls, repeats=repeats, questions=questions, tool_retries=retries)
+    return Running(version, thread, turn)
 
 
 def _grant_approval(state: Running, event: events.ApprovalGranted, version: Version) -> Running:
@@ -212,7 +230,7 @@ def _grant_approval(state: Running, event: events.ApprovalGranted, version: Vers
     if call is None:
         raise _unexpected(state, event)
     request = call.request if event.arguments is None else replace(call.request, arguments=event.arguments)
-    granted = replace(call, status="granted", request=request)
+    granted = replace(call, status="granted", request=request, approved=call.approved or bool(call.reason))
     calls = tuple(granted if other is call else other for other in turn.calls)
     if request is not call.request:
         window, more = replace_call(thread.window, call.place, request)

@@ -20,7 +20,12 @@ _OfCall: TypeAlias = events.ToolRequested | events.ToolStarted | events.Approval
 def start_turn(thread: Thread, event: events.TurnStarted, version: Version) -> Turn:
     """Begin a turn of an idle thread."""
     before = Before(thread.values, thread.window, thread.summary, thread.said_tokens, thread.prompt)
-    return Turn(event.turn_id, event.graph, version, event.node, durability=event.durability, before=before)
+    return Turn(
+        *(event.turn_id, event.graph, version, event.node),
+        durability=event.durability,
+        before=before,
+        agent_version=event.agent_version,
+    )
 
 
 def evolve_turn(turn: Turn, event: Event, version: Version) -> Turn:
@@ -64,7 +69,7 @@ def _update_calls(calls: tuple[Call, ...], event: _OfCall, version: Version) -> 
         case events.ToolStarted():
             changes = {"status": "started", "attempt": event.attempt}
         case events.ApprovalRequested():
-            changes = {"status": "asked", "hash": event.hash, "because": event.because}
+            changes = {"status": "asked", "hash": event.hash, "because": event.because, "reason": event.reason}
     return tuple(replace(call, **changes) if call.version == event.call else call for call in calls)
 
 

@@ -24,6 +24,8 @@ def _ask(command: AskQuestion, state: Running) -> Events:
         return ()
     if any((q.call, q.number) == (command.call, command.number) for q in state.turn.questions):
         return ()
+    if command.call and not any(c.version == command.call and c.status == "started" for c in state.turn.calls):
+        return ()
     check_text_size(command.text, "question")
     check_json_size(command.schema, "schema", MAX_VALUES_CHARACTERS)
     shown = digest({"question": command.text, "schema": command.schema, "turn": str(command.turn_id)})

@@ -34,6 +34,9 @@ MAX_RESULTS_CHARACTERS = 4 * 1024 * 1024
 MAX_RESULT_CHARACTERS = 16 * 1024
 """Characters of an item's result as JSON."""
 
+MAX_SUBJECT_CHARACTERS = 200
+"""Characters of the name of the customer that a thread is about."""
+
 MAX_QUEUED_BYTES = 1_000_000
 """Bytes of the messages that wait for a thread's running turn. All of them are in its folded state."""
 

@@ -25,7 +25,8 @@ Because: TypeAlias = Literal["policy", "outcome_unknown", "question"]
 class Message(Struct, frozen=True, omit_defaults=True, gc=False):
     """A message of the live window. `version` is the event that added it, `edited` the last event that changed it.
 
-    An assistant's message has its tool calls. A tool's message answers the call at the index `answers` of them.
+    An assistant's message has its tool calls. A tool's message answers the call at the index `answers` of them, and has
+    its `outcome` unless the call succeeded.
     `extra` is what the endpoint `origin` sent in addition to the message: see `domain.models.chat`.
     """
 
@@ -41,6 +42,7 @@ class Message(Struct, frozen=True, omit_defaults=True, gc=False):
     answers: int | None = None
     extra: JsonObject = {}
     origin: str = ""
+    outcome: Literal["", "failed", "unknown", "denied"] = ""
 
 
 class Call(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -48,6 +50,7 @@ class Call(Struct, frozen=True, omit_defaults=True, gc=False):
 
     It is requested, perhaps asked about and granted by a person, and started, for the `attempt`th time. `hash`
     identifies what the person saw. `place` is the call's index among the calls of its message: ids may repeat.
+    `reason` is why the tool itself asked for approval when it was last asked about; `approved`: a person granted that.
     """
 
     version: Version
@@ -57,6 +60,8 @@ class Call(Struct, frozen=True, omit_defaults=True, gc=False):
     hash: str = ""
     because: Because = "policy"
     place: int = 0
+    reason: str = ""
+    approved: bool = False
 
 
 class Summary(Struct, frozen=True, gc=False):
@@ -165,6 +170,10 @@ class Turn(Struct, frozen=True, omit_defaults=True, gc=False):
     """What models have answered to the node in flight, outside of the conversation."""
     questions: tuple[Question, ...] = ()
     """Questions of the node in flight and of its open calls, with the answers."""
+    agent_version: str = ""
+    """The version of the agent that the turn began with."""
+    tool_retries: tuple[tuple[str, int], ...] = ()
+    """How often each tool has asked the model to call it again, for those that have."""
 
     @property
     def open_questions(self) -> tuple[Question, ...]:
@@ -181,6 +190,16 @@ class Turn(Struct, frozen=True, omit_defaults=True, gc=False):
         if fan_out == 0:
             return self.items
         return self.more_items[fan_out - 1] if fan_out <= len(self.more_items) else None
+
+    @property
+    def has_open_work(self) -> bool:
+        """Whether failing the turn would lose what people, tools or items have done for its node.
+
+        A person was asked about the node or a call, or has granted it; a call has started; the node works on a list, or
+        has asked a model, a person or the customer.
+        """
+        open_calls = any(call.status != "requested" for call in self.calls)
+        return bool(self.approval or open_calls or self.items or self.questions or self.answers)
 
     @property
     def waits(self) -> bool:
@@ -207,7 +226,7 @@ class Ended(Struct, frozen=True, gc=False):
     node: str | None = None
 
 
-class Queued(Struct, frozen=True, gc=False):
+class Queued(Struct, frozen=True, omit_defaults=True, gc=False):
     """A message that waits for the end of the running turn. `version` is the event that added it."""
 
     version: Version
@@ -218,6 +237,7 @@ class Queued(Struct, frozen=True, gc=False):
     graph: str
     durability: Durability
     strategy: Strategy
+    agent_version: str = ""
 
 
 class WindowUsage(Struct, frozen=True, gc=False):
@@ -241,7 +261,8 @@ class Thread(Struct, frozen=True, gc=False):
     `messages` counts the messages of the user and the agent over the thread's whole life, `usage` the use of models.
     `windows` has the usage of the last hour, day and month with a model call. `said_tokens` is the size of a prompt
     that holds every message of the thread, including those of tools. `rolled_back` is the number of rolled back turns.
-    `prompt` describes the last prompt: the next prompt begins like it.
+    `prompt` describes the last prompt: the next prompt begins like it. `subject` is the customer that the thread is
+    about, "" if none was given.
     """
 
     graph: str
@@ -261,6 +282,7 @@ class Thread(Struct, frozen=True, gc=False):
     queue: tuple[Queued, ...] = ()
     rolled_back: int = 0
     prompt: ContextAssembled | None = None
+    subject: str = ""
 
     @property
     def limits(self) -> tuple[Limit, ...]:

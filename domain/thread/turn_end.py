@@ -58,7 +58,11 @@ def start_queued_turns(state: Running, ending: Events) -> Events:
     queue: tuple[Queued, ...] = () if isinstance(after, Unopened) else after.thread.queue
     for place, queued in enumerate(queue):
         decided += (
-            events.TurnStarted(queued.turn_id, queued.node, queued.graph, queued.durability, queued=queued.version),
+            events.TurnStarted(
+                *(queued.turn_id, queued.node, queued.graph, queued.durability),
+                queued=queued.version,
+                agent_version=queued.agent_version,
+            ),
             MessageAppended("user", queued.content, queued.tokens),
         )
         later = {other.strategy for other in queue[place + 1 :]}
@@ -81,7 +85,7 @@ def close_open_calls(state: Running) -> Events:
     """Give every open call an outcome, because prompts may not contain a call without a result."""
     return tuple(
         events.ToolFailed(call.version, CALL_NOT_RUN, NOTICE_TOKENS, 0)
-        if not call.attempt
+        if not call.attempt or (call.reason and call.status != "started")  # it waited for approval before its effect
         else events.ToolOutcomeUnknown(call.version, CALL_OUTCOME_UNKNOWN, NOTICE_TOKENS)
         for call in state.turn.calls
     )

@@ -19,7 +19,7 @@ from tests.fakes.openai_server import OpenAIServer, Reply, Request, stream
 MODULE = """
 import asyncio, pathlib
 from domain.agents.agent import Agent
-from domain.agents.graph import END, Graph, Node, Retry
+from domain.agents.graph import END, Graph, Node, RetryPolicy
 from domain.agents.tools import tool
 
 HERE = pathlib.Path({here!r})

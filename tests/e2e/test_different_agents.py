@@ -10,9 +10,9 @@ import httpx
 from tests.e2e.server_process import ServerProcess, threadfold
 
 
-def serving(directory: Path, database_url: str, *agents: str) -> ServerProcess:
+def serving(directory: Path, database_url: str, *agents: str, module: str = "faulty") -> ServerProcess:
     directory.mkdir(exist_ok=True)
-    named = ",".join(f"tests.support.faulty:{name}" for name in agents)
+    named = ",".join(f"tests.support.{module}:{name}" for name in agents)
     return threadfold(directory, DATABASE_URL=database_url, AGENTS=named, LEASE_SECONDS="2", MAX_CONNECTIONS="5")
 
 
@@ -58,3 +58,34 @@ async def test_each_turn_runs_where_its_agent_is_known(database_url: str, tmp_pa
     assert events["TurnFailed"] == 0
     for server in (before, after):
         assert server.said().count("No worker knows the agent") <= 3, "once for each agent, not for each turn"
+
+
+async def approvals(server: ServerProcess, threads: list[str]) -> dict[str, dict[str, Any]]:
+    """Wait until each thread waits for a decision, and return what it is about."""
+    found: dict[str, dict[str, Any]] = {}
+    async with asyncio.timeout(60):
+        while len(found) < len(threads):
+            for thread in threads:
+                items = (await ask(server, "GET", f"/v1/threads/{thread}/approvals"))["items"]
+                found |= {thread: items[0]} if items else {}
+            await asyncio.sleep(0.1)
+    return found
+
+
+async def test_turns_go_on_in_the_process_that_has_their_node(database_url: str, tmp_path: Path) -> None:
+    """The new process has renamed a node without an alias. Both hold shards; each turn ends where its node is."""
+    before = serving(tmp_path / "before", database_url, "before", module="renamed_agents")
+    after = serving(tmp_path / "after", database_url, "renamed", module="renamed_agents")
+    async with before, after:
+        old = [await begin(before, "till", "pay") for _ in range(8)]
+        new = [await begin(after, "till", "pay") for _ in range(8)]
+        pending = await approvals(before, [*old, *new])
+        for thread, approval in pending.items():
+            server = before if approval["node"] == "settle" else after
+            decision = {"hash": approval["hash"], "decision": "grant"}
+            await ask(server, "POST", f"/v1/threads/{thread}/approvals/{approval['approval_id']}", json=decision)
+        await until_idle(before, [*old, *new])
+        outcomes = Counter(
+            [(await ask(before, "GET", f"/v1/threads/{thread}"))["last_turn"]["outcome"] for thread in pending]
+        )
+    assert outcomes == {"completed": 16}

@@ -11,7 +11,7 @@ import pytest
 from tests.support.agents import let_go
 from tests.support.http import Api, running_api
 
-AGENTS = tuple(f"tests.support.agents:{name}" for name in ("slow", "patient", "stuck", "cashier"))
+AGENTS = tuple(f"tests.support.agents:{name}" for name in ("slow", "patient", "stuck", "cashier", "clerk", "returns"))
 
 ENDS = {"TurnCompleted", "TurnFailed", "TurnCancelled", "TurnRolledBack"}
 
@@ -179,6 +179,42 @@ class TestApprovals:
         await self.decide(api, thread, approval, decision="grant", arguments={"amount": 3})
         assert await self.told(api, thread) == "refunded 3"
 
+    async def test_other_arguments_have_to_fit_the_tool(self, api: Api) -> None:
+        thread, approval = await self.waiting(api)
+        before = (await api.get(f"/v1/threads/{thread}")).json()
+        for arguments, field, why in (
+            ({"amount": "many"}, "arguments.amount", "valid integer"),
+            ({}, "arguments.amount", "Field required"),
+            ({"amount": 3, "to": {"city": "Oslo"}}, "arguments.to", "not permitted"),
+        ):
+            refused = await self.decide(api, thread, approval, decision="grant", arguments=arguments)
+            (problem,) = refused.json()["errors"]
+            assert (refused.status_code, problem["field"]) == (400, field)
+            assert why in problem["message"]
+        stale = await self.decide(api, thread, {**approval, "hash": "0" * 16}, decision="grant", arguments={})
+        assert (stale.status_code, stale.json()["errors"][0]["field"]) == (409, "hash")
+        assert (await api.get(f"/v1/threads/{thread}")).json() == before
+        await self.decide(api, thread, approval, decision="grant", arguments={"amount": 3})
+        assert await self.told(api, thread) == "refunded 3"
+
+    async def test_no_person_is_asked_about_arguments_that_do_not_fit(self, api: Api) -> None:
+        thread = await api.opened(graph="cashier")
+        await api.post(f"/v1/threads/{thread}/turns", json={"user_input": '/refund {"amount": "many"}'})
+        assert (await self.told(api, thread)).startswith("refund cannot be called like this: amount: ")
+        assert "ApprovalRequested" not in {event["type"] for event in await events(api, thread)}
+
+    async def test_a_tool_may_ask_itself(self, api: Api) -> None:
+        thread = await api.opened(graph="cashier")
+        await api.turn(thread, "/transfer 5")
+        await api.post(f"/v1/threads/{thread}/turns", json={"user_input": "/transfer 500"})
+        await settled(api, thread, "waiting")
+        ((approval),) = (await api.get(f"/v1/threads/{thread}/approvals")).json()["items"]
+        assert (approval["tool"], approval["because"], approval["reason"]) == ("transfer", "policy", "500 is much.")
+        assert (await self.decide(api, thread, approval, decision="grant")).status_code == 200
+        await settled(api, thread)
+        messages = (await api.get(f"/v1/threads/{thread}/messages")).json()["items"]
+        assert [m["content"] for m in messages if m["role"] == "tool"] == ["transferred 5", "transferred 500"]
+
     async def test_denied(self, api: Api) -> None:
         thread, approval = await self.waiting(api)
         await self.decide(api, thread, approval, decision="deny", reason="Too late.")
@@ -199,6 +235,86 @@ class TestApprovals:
             unknown = await self.decide(api, thread, {**approval, "approval_id": approval_id}, decision="grant")
             assert (unknown.status_code, unknown.json()["errors"][0]["field"]) == (status, "approval_id")
         assert (await api.get(f"/v1/threads/{thread}/approvals")).json()["items"] == [approval]
+
+
+class TestSubjects:
+    async def test_a_tool_knows_the_customer_and_the_sender(self, api: Api) -> None:
+        thread = await api.opened(graph="clerk", subject="customer-17", values={"order": "A-17"})
+        path = f"/v1/threads/{thread}/turns"
+        await api.post(path, params={"wait": True}, json={"user_input": "/whose"}, headers={"X-Actor": "anna"})
+        messages = (await api.get(f"/v1/threads/{thread}/messages")).json()["items"]
+        told = next(m["content"] for m in messages if m["role"] == "tool")
+        assert told == "shop: anna asks for customer-17, {'order': 'A-17'}"
+        assert (await api.get(f"/v1/threads/{thread}")).json()["subject"] == "customer-17"
+        assert (await api.get(f"/v1/threads/{thread}/state")).json()["subject"] == "customer-17"
+        fork = (await api.post(f"/v1/threads/{thread}/fork", json={})).json()["thread_id"]
+        assert (await api.get(f"/v1/threads/{fork}")).json()["subject"] == "customer-17"
+        async with asyncio.timeout(60):
+            while not (listed := (await api.get("/v1/threads", params={"graph": "clerk"})).json()["items"]):
+                await asyncio.sleep(0.02)
+        assert {one["subject"] for one in listed} == {"customer-17"}
+
+    async def test_it_is_given_once_and_is_not_too_long(self, api: Api) -> None:
+        thread, key = str(uuid4()), {"Idempotency-Key": "open"}
+        body = {"thread_id": thread, "subject": "customer-17"}
+        assert (await api.post("/v1/threads", json=body, headers=key)).status_code == 201
+        assert (await api.post("/v1/threads", json=body)).status_code == 200
+        assert (await api.post("/v1/threads", json={**body, "subject": "customer-18"})).status_code == 409
+        assert (await api.post("/v1/threads", json={**body, "subject": "x"}, headers=key)).status_code == 422
+        long = await api.post("/v1/threads", json={"subject": "x" * 201})
+        assert (long.status_code, long.json()["errors"][0]["field"]) == (400, "subject")
+        assert (await api.get(f"/v1/threads/{await api.opened()}")).json()["subject"] == ""
+
+
+class TestTypedValues:
+    async def opened(self, api: Api) -> str:
+        return await api.opened(graph="returns", values={"order_id": "A-17"})
+
+    async def values(self, api: Api, thread: str) -> dict[str, Any]:
+        return dict((await api.get(f"/v1/threads/{thread}/state")).json()["values"])
+
+    async def test_opening_checks_and_fills_them(self, api: Api) -> None:
+        thread, complete = await self.opened(api), {"order_id": "A-17", "amount": 0, "opened": "2026-11-30"}
+        assert await self.values(api, thread) == complete
+        body = {"thread_id": thread, "graph": "returns", "values": {"order_id": "A-17"}}
+        assert (await api.post("/v1/threads", json=body)).status_code == 200, "the same again"
+        for values, field in (
+            ({}, "values.order_id"),
+            ({"order_id": ""}, "values.order_id"),
+            ({"order_id": "A-17", "amount": "much"}, "values.amount"),
+            ({"order_id": "A-17", "oder_id": "B"}, "values.oder_id"),
+        ):
+            refused = await api.post("/v1/threads", json={"graph": "returns", "values": values})
+            assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, field)
+        refused = await api.post("/v1/agent/invoke", json={"graph": "returns", "user_input": "5"})
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, "values.order_id")
+
+    async def test_changes_are_checked(self, api: Api) -> None:
+        thread = await self.opened(api)
+        path, before = f"/v1/threads/{thread}/values", await self.values(api, thread)
+        for changes, field in (
+            ({"order_id": None}, "values.order_id"),
+            ({"amount": -1}, "values.amount"),
+            ({"more": 1}, "values.more"),
+        ):
+            refused = await api.patch(path, json={"values": changes})
+            assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, field)
+            forked = await api.post(f"/v1/threads/{thread}/fork", json={"values": changes})
+            assert (forked.status_code, forked.json()["errors"][0]["field"]) == (400, field)
+        assert await self.values(api, thread) == before
+        changed = await api.patch(path, json={"values": {"amount": 7, "opened": None}})
+        assert changed.json()["values"] == {"order_id": "A-17", "amount": 7}
+        fork = await api.post(f"/v1/threads/{thread}/fork", json={"values": {"amount": 8}})
+        assert (await self.values(api, fork.json()["thread_id"]))["amount"] == 8
+
+    async def test_a_node_reads_and_changes_them(self, api: Api) -> None:
+        thread = await self.opened(api)
+        assert (await api.turn(thread, "12")).json()["answer"] == "A-17 of 2026"
+        assert (await self.values(api, thread))["amount"] == 12
+        failed = (await api.turn(thread, "-12")).json()
+        assert failed["status"] == "failed"
+        assert "values.amount: Input should be greater than or equal to 0" in failed["detail"]
+        assert (await self.values(api, thread))["amount"] == 12
 
 
 class TestForks:

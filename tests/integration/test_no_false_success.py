@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from domain.agents.agent import Agent, ItemContext, TurnContext
-from domain.agents.graph import Node, Retry
+from domain.agents.graph import Node, RetryPolicy
 from domain.application.turns.model_registry import ModelRegistry
 from domain.json import Json
 from domain.models.answers import EMPTY_HINT, LENGTH_HINT
@@ -29,7 +29,7 @@ from tests.support.spending import (
 )
 from tests.support.storing import run
 
-AT_ONCE = Retry(3, first_delay=0.001)
+AT_ONCE = RetryPolicy(3, first_delay=0.001)
 QUICK = in_a_row(Node("ask", ask, retry=AT_ONCE))
 
 

@@ -34,6 +34,8 @@ LISTS = {
     "running": status_periods.at_instant(DEFAULT_TENANT, "running", AT, None, 101),
     "over budget": status_periods.at_instant(DEFAULT_TENANT, "over_budget", AT, None, 101),
     "over budget, going on": status_periods.at_instant(DEFAULT_TENANT, "over_budget", AT, AFTER, 101),
+    "in a turn": status_periods.open_turns(AT, None, 101),
+    "in a turn, going on": status_periods.open_turns(AT, AFTER, 101),
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from domain.agents.agent import Agent, ItemContext, TurnContext
-from domain.agents.graph import Node, Retry
+from domain.agents.graph import Node, RetryPolicy
 from domain.application.turns.model_registry import ModelRegistry
 from domain.ids import DEFAULT_TENANT
 from domain.json import Json
@@ -44,7 +44,7 @@ EACH = 860
 
 BUDGET = 4_000
 TURNS = 12
-AT_ONCE = Retry(3, first_delay=0.001)
+AT_ONCE = RetryPolicy(3, first_delay=0.001)
 REPORT = {"prompt_tokens": 260, "completion_tokens": 600, "total_tokens": EACH}
 USED = {"model": "test-1", "choices": [], "usage": REPORT}
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from domain.agents.agent import ItemContext, TurnContext
-from domain.agents.graph import Node, Retry
+from domain.agents.graph import Node, RetryPolicy
 from domain.agents.tools import tool
 from domain.application.audit.verify import verify_thread
 from domain.application.command_handler import CommandRequest, execute
@@ -153,7 +153,9 @@ async def test_every_answer_is_on_record_once(event_store: EventStore, store_kin
         dice = random.Random(f"{store_kind} {durability} {seed}")
         model = Numbered(dice)
         store = Unsteady(event_store, dice)
-        agent = in_a_row(Node("ask", ask), Node("act", run_tools), Node("work", work, retry=Retry(3)), tools=[act])
+        agent = in_a_row(
+            Node("ask", ask), Node("act", run_tools), Node("work", work, retry=RetryPolicy(3)), tools=[act]
+        )
         played = await accounted(agent, models=ModelRegistry.alone(model, "m"), store=store)
         store.steady = True
         started = await begin(played, durability)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import date
 
 from pydantic import BaseModel, Field
 
@@ -14,8 +15,9 @@ from threadfold import (
     Json,
     Node,
     NodeEvent,
-    Retry,
+    RetryPolicy,
     Running,
+    ToolContext,
     TurnContext,
     assistant,
     tool,
@@ -75,8 +77,16 @@ async def refund(amount: int) -> str:
     return f"refunded {amount}"
 
 
-cashier = assistant("cashier", tools=[refund], slash_commands=True)
-"""Needs a person for `/refund 5`."""
+@tool
+async def transfer(amount: int, context: ToolContext) -> str:
+    """Transfer an amount of money."""
+    if amount > 100:
+        context.require_approval(f"{amount} is much.")
+    return f"transferred {amount}"
+
+
+cashier = assistant("cashier", tools=[refund, transfer], slash_commands=True)
+"""Needs a person for `/refund 5`, and for `/transfer 500`, which asks itself."""
 
 
 @tool(idempotent=True)
@@ -88,6 +98,33 @@ async def echo(text: str = "", *, after: float = 0.0) -> str:
 
 desk = assistant("desk", tools=[echo, refund])
 """Has a tool that answers at once or later, and one that needs a person."""
+
+
+@tool
+async def whose(context: ToolContext[str]) -> str:
+    """Say for whom this is."""
+    return f"{context.deps}: {context.actor} asks for {context.subject}, {context.values}"
+
+
+clerk = assistant("clerk", tools=[whose], slash_commands=True, deps="shop")
+"""Says for whom it acts: `/whose`."""
+
+
+class Return(BaseModel):
+    """What is known about a return."""
+
+    order_id: str = Field(min_length=1)
+    amount: int = Field(default=0, ge=0)
+    opened: date = date(2026, 11, 30)
+
+
+async def _take(turn: TurnContext) -> Sequence[NodeEvent]:
+    values: Return = turn.values
+    return [turn.update(amount=int(turn.user_input)), turn.say(f"{values.order_id} of {values.opened:%Y}")]
+
+
+returns = Agent(Graph("returns", "take", [Node("take", _take)], {"take": END}, values=Return))
+"""Has typed values, and changes the amount to what the user says."""
 
 
 async def _note(turn: TurnContext) -> Sequence[NodeEvent]:
@@ -104,7 +141,7 @@ async def _length(item: ItemContext, word: Json) -> Json:
 
 
 async def _spell(turn: TurnContext) -> Sequence[NodeEvent]:
-    done = await turn.map(turn.user_input.split()[:6], _length, retry=Retry(attempts=2, first_delay=0.01))
+    done = await turn.map(turn.user_input.split()[:6], _length, retry=RetryPolicy(attempts=2, first_delay=0.01))
     return [turn.say(", ".join(f"{one['word']}: {one['length']}" for one in done))]
 
 
@@ -122,7 +159,7 @@ clumsy = Agent(
         "clumsy",
         "note",
         [
-            Node("note", _note, retry=Retry(attempts=2, first_delay=0.01)),
+            Node("note", _note, retry=RetryPolicy(attempts=2, first_delay=0.01)),
             Node("spell", _spell),
             Node("sign", _sign, approval=True),
         ],

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from domain.agents.agent import Agent
 from domain.agents.assistant import EDGES, NODES
-from domain.agents.graph import Graph, Retry
+from domain.agents.graph import Graph, RetryPolicy
 from domain.agents.tools import tool
 from tests.fakes.odd_answers import ERROR, Ends, Odd
 from tests.fakes.strict_model import CALL_ECHO, Played, StrictModel
@@ -36,7 +36,7 @@ async def store(data: dict[str, Any]) -> str:
 
 
 # The built-in agent, which waits less before it tries again.
-_nodes = [replace(node, retry=Retry(node.retry.attempts, first_delay=0.01)) for node in NODES]
+_nodes = [replace(node, retry=RetryPolicy(node.retry.attempts, first_delay=0.01)) for node in NODES]
 odd = Agent(Graph("odd", "route_intent", _nodes, EDGES), tools=[echo, now, store])
 
 NEXT = {"and now?": "You said: and now?", CALL_ECHO: "The tool said: echo[b]", "thank you": "You said: thank you"}

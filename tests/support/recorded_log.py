@@ -190,9 +190,19 @@ async def states_of(store: EventStore, repository: ThreadRepository) -> list[dic
         digests = []
         async for recorded in repository.follow(row.thread_id):
             state = evolve(state, recorded.event, recorded.recorded_at)
-            digests.append(hashlib.sha256(to_json(state).encode()).hexdigest())
-        found.append({"thread_id": str(row.thread_id), "digests": digests, "state": json.loads(to_json(state))})
+            digests.append(hashlib.sha256(to_json(_without_later_fields(state)).encode()).hexdigest())
+        found.append({"thread_id": str(row.thread_id), "digests": digests, "state": _without_later_fields(state)})
     return sorted(found, key=lambda thread: thread["thread_id"])
+
+
+def _without_later_fields(state: State) -> Any:
+    """Return a state as JSON, without the fields that states have got since the log of `tests/data` was written."""
+    shown = json.loads(to_json(state))
+    shown.get("thread", {}).pop("subject", None)
+    for part in (shown.get("thread", {}), shown.get("turn", {}).get("before", {})):
+        for message in part.get("window", ()):
+            message.pop("outcome", None)
+    return shown
 
 
 async def main(directory: Path) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 from domain.agents.agent import Agent
-from domain.agents.graph import Graph, Node, Retry
+from domain.agents.graph import Graph, Node, RetryPolicy
 from domain.agents.tools import Tool, tool
 from domain.application.budget.limits_cache import LimitsCache
 from domain.application.budget.null import NullLedger
@@ -157,7 +157,9 @@ class Stage:
     async def begin(self, content: str, durability: Durability = "sync") -> CommandResult:
         graph = self.agent.graph
         start = StartTurn(
-            *(TurnId(uuid4()), content, len(content.split()), graph.first, graph.fingerprint), durability=durability
+            *(TurnId(uuid4()), content, len(content.split()), graph.first, graph.fingerprint),
+            durability=durability,
+            agent_version=self.agent.version,
         )
 
         def plan(state: object) -> Sequence[OpenThread | StartTurn]:
@@ -177,6 +179,11 @@ class Stage:
 
     async def events(self) -> list[Event]:
         return [recorded.event async for recorded in self.repository.follow(self.thread_id)]
+
+    async def saved(self, *kinds: type[Event]) -> None:
+        """Wait until an event of one of these kinds is stored."""
+        while not await self.happened(*kinds):
+            await asyncio.sleep(0.001)
 
     def forget(self, thread_id: ThreadId) -> None:
         """Drop a thread from memory, so that it is folded from the store."""
@@ -202,6 +209,6 @@ async def double(number: int) -> int:
     return number * 2
 
 
-def one_node(run: object, *, retry: Retry | None = None, timeout: float = 5, tools: Sequence[Tool] = ()) -> Agent:
-    node = Node("only", run, timeout=timeout, retry=retry or Retry())  # type: ignore[arg-type]
+def one_node(run: object, *, retry: RetryPolicy | None = None, timeout: float = 5, tools: Sequence[Tool] = ()) -> Agent:
+    node = Node("only", run, timeout=timeout, retry=retry or RetryPolicy())  # type: ignore[arg-type]
     return Agent(Graph("solo", "only", [node], {"only": END}), tools=tools)

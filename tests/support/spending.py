@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from domain.agents.agent import Agent, Each, TurnContext
-from domain.agents.graph import Graph, Node, Retry
+from domain.agents.graph import Graph, Node, RetryPolicy
 from domain.agents.tools import Tool
 from domain.application.budget.reservations import Recovered
 from domain.application.command_handler import CommandRequest, execute
@@ -23,7 +23,7 @@ from infrastructure.memory.ledger import MemoryLedger
 from tests.support.runtime import Reply, Stage, one_node, stage
 
 MUCH = Limit("lifetime", 10**6)
-ONCE = Retry(1)
+ONCE = RetryPolicy(1)
 WRITTEN = "so far so many words "
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from domain.agents.agent import ItemContext, TurnContext
 from domain.agents.assistant import assistant
-from domain.agents.graph import Retry
+from domain.agents.graph import RetryPolicy
 from domain.agents.tools import tool
 from domain.application.turns import user_code
 from domain.errors import TurnIsOver
@@ -88,7 +88,7 @@ async def test_a_node_that_does_not_end_fails_its_attempt_and_can_report_nothing
     async def item(_: ItemContext, value: Json) -> Json:
         return value
 
-    played = stage(one_node(node, retry=Retry(2, first_delay=0.001), timeout=0.05))
+    played = stage(one_node(node, retry=RetryPolicy(2, first_delay=0.001), timeout=0.05))
     async with asyncio.timeout(5):
         await played.say("go")
     assert [type(event) for event in await played.happened(NodeFailed, TurnCompleted)] == [NodeFailed, TurnCompleted]

@@ -1,6 +1,7 @@
 """Tools and nodes that wait for a person."""
 
 import asyncio
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -8,10 +9,11 @@ import pytest
 from domain.agents.agent import Agent, TurnContext
 from domain.agents.assistant import assistant
 from domain.agents.graph import Graph, Node
-from domain.agents.tools import Tool, tool
+from domain.agents.tools import Tool, ToolContext, tool
 from domain.application.command_handler import CommandRequest, CommandResult, execute
 from domain.errors import ApprovalChanged, InvalidInput, ThreadBusy, UnknownApproval
 from domain.ids import TurnId, Version
+from domain.models.chat import ToolSpec
 from domain.thread.approvals import hash_of_call
 from domain.thread.codec import Metadata
 from domain.thread.commands import CancelTurn, DecideApproval, StartTurn
@@ -22,6 +24,8 @@ from domain.thread.events import (
     ApprovalRequested,
     MessageAppended,
     NodeEvent,
+    ToolFailed,
+    ToolOutcomeUnknown,
     ToolStarted,
     ToolSucceeded,
     TurnCancelled,
@@ -40,6 +44,12 @@ async def pay(to: str, amount: int) -> str:
     """Pay an account."""
     PAID.append((to, amount))
     return f"paid {amount}"
+
+
+@tool(approval=True)
+async def always(amount: int) -> str:
+    """Do something that a person has to approve."""
+    return f"did {amount}"
 
 
 @pytest.fixture(autouse=True)
@@ -135,8 +145,114 @@ async def test_calls_without_approval_do_not_wait_for_those_that_need_it() -> No
 
 
 async def test_what_cannot_be_judged_is_asked_about() -> None:
-    played = await waiting(pay, request={"to": "Ann"})
+    @tool(name="pay", approval=lambda arguments: arguments["limit"] > 100)
+    async def hasty(amount: int) -> str:
+        """Pay."""
+        return f"paid {amount}"
+
+    played = await waiting(hasty, request={"amount": 5})
     assert await played.happened(ApprovalRequested)
+
+
+async def test_no_person_is_asked_about_arguments_that_do_not_fit() -> None:
+    bad: dict[str, object] = {"to": "Ann", "amount": "many", "when": "now"}
+    played = stage(assistant(tools=[pay, always]), calls(("pay", bad), ("always", {}), ("pay", BIG)), says("done"))
+    assert (await played.say("pay")).state.waiting
+    failed = [event.error for event in await played.happened(ToolFailed) if isinstance(event, ToolFailed)]
+    assert len(failed) == 2
+    assert failed[0].startswith("pay cannot be called like this: amount: Input should be a valid integer")
+    assert failed[1] == "always cannot be called like this: amount: Field required"
+    assert len(await played.happened(ApprovalRequested)) == 1
+    assert not await played.happened(ToolStarted)
+    version, shown = await the_call(played)
+    granted = await decide(played, DecideApproval(version, shown, decision="grant"))
+    await played.turns.run(granted.loaded, Metadata())
+    assert PAID == [("Ann", 500)]
+
+
+async def test_a_slash_command_that_does_not_fit_is_not_asked_about() -> None:
+    played = stage(assistant(tools=[always], slash_commands=True), says("sorry"))
+    await played.say('/always {"amount": "many"}')
+    assert len(await played.happened(ToolFailed, TurnCompleted)) == 2
+    assert not await played.happened(ApprovalRequested, ToolStarted)
+
+
+async def test_a_nodes_own_request_that_does_not_fit_is_not_asked_about() -> None:
+    async def ask(turn: TurnContext) -> Sequence[NodeEvent]:
+        return turn.request("always", amount="many")
+
+    async def run(turn: TurnContext) -> Sequence[NodeEvent]:
+        await turn.run_tools()
+        return []
+
+    graph = Graph("own", "ask", [Node("ask", ask), Node("run", run)], {"ask": "run", "run": END})
+    played = stage(Agent(graph, tools=[always]))
+    await played.say("go")
+    (failed,) = await played.happened(ToolFailed)
+    assert isinstance(failed, ToolFailed)
+    assert failed.error.startswith("always cannot be called like this: amount: ")
+    assert not await played.happened(ApprovalRequested, ToolStarted)
+
+
+async def test_a_check_that_breaks_fails_the_call() -> None:
+    def check(arguments: dict[str, object]) -> None:
+        if arguments != {"a": 1}:
+            sys.exit("no")
+
+    async def run(arguments: dict[str, object], _: ToolContext) -> str:
+        return str(arguments)
+
+    odd = Tool(ToolSpec("odd", "Be odd.", {"type": "object"}), run, approval=True, check=check)
+    played = stage(assistant(tools=[odd]), calls(("odd", {"a": 2}), ("odd", {"a": 1})), says("ok"))
+    assert (await played.say("go")).state.waiting
+    (failed,) = await played.happened(ToolFailed)
+    assert isinstance(failed, ToolFailed)
+    assert failed.error == "SystemExit: no: the code tried to end the process"
+
+
+async def test_arguments_that_a_person_changed_are_checked_before_the_tool_runs() -> None:
+    """The process that decided may not have had the tool."""
+    played = await waiting(pay, request=BIG)
+    version, shown = await the_call(played)
+    changed = {"to": "Bob", "amount": "all"}
+    granted = await decide(played, DecideApproval(version, shown, decision="grant", arguments=changed))
+    await played.turns.run(granted.loaded, Metadata())
+    assert PAID == []
+    (failed,) = await played.happened(ToolFailed)
+    assert isinstance(failed, ToolFailed)
+    assert failed.error.startswith("pay cannot be called like this: amount: Input should be a valid integer")
+
+
+async def test_a_call_that_ran_with_another_version_of_its_tool_may_have_had_its_effect() -> None:
+    died = asyncio.Event()
+
+    @tool(name="pay", idempotent=True)
+    async def old(to: str) -> str:
+        """Pay, and never answer."""
+        died.set()
+        await asyncio.sleep(60)
+        return to
+
+    @tool(name="pay", idempotent=True)
+    async def new(account: str) -> str:
+        """Pay."""
+        return account
+
+    played = stage(assistant(tools=[old]), calls(("pay", {"to": "Ann"})), says("done"))
+    begun = await played.begin("pay")
+    running = asyncio.create_task(played.turns.run(begun.loaded, Metadata()))
+    await died.wait()
+    await played.saved(ToolStarted)
+    running.cancel()
+    await asyncio.wait([running])
+    played.turns.agents = {"assistant": assistant(tools=[new])}
+    played.forget_hot()
+    async with played.worker().working():
+        await played.settled()
+    (lost,) = await played.happened(ToolFailed, ToolOutcomeUnknown)
+    assert isinstance(lost, ToolOutcomeUnknown)
+    assert lost.error.startswith("pay cannot be called like this: account: Field required; to: Extra inputs")
+    assert lost.error.endswith("An earlier attempt of this call was interrupted. It may have had its effect.")
 
 
 async def test_a_waiting_turn_is_cancelled_at_once() -> None:

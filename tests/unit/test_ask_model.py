@@ -16,7 +16,7 @@ from domain.ports.wakeups import Delta, Withdrawn
 from domain.thread.codec import Metadata, Recorded
 from domain.thread.events import MessageAppended, ModelAnswered, ModelCalled, NodeFailed, TurnCompleted, TurnFailed
 from tests.support.runtime import Stage, calls, double, one_node, says, stage
-from threadfold import Agent, Graph, ItemContext, Json, Node, NodeEvent, Retry, TurnContext
+from threadfold import Agent, Graph, ItemContext, Json, Node, NodeEvent, RetryPolicy, TurnContext
 
 Intent = Literal["refund", "question"]
 
@@ -94,7 +94,7 @@ class TestOutput:
             output_of(object())
 
 
-def classifying(*, retry: Retry | None = None, output: Any = Intent) -> Agent:
+def classifying(*, retry: RetryPolicy | None = None, output: Any = Intent) -> Agent:
     async def classify(turn: TurnContext) -> Sequence[NodeEvent]:
         intent = await turn.ask(f"What does this ask for? {turn.user_input}", "You classify.", output=output)
         return [turn.say(str(intent))]
@@ -151,7 +151,7 @@ async def test_a_failed_attempt_asks_again_but_a_crashed_one_does_not() -> None:
             raise ValueError("not this one")
         return [turn.say(answer)]
 
-    played = stage(one_node(work, retry=Retry(attempts=2, first_delay=0)), says("bad"), says("good"))
+    played = stage(one_node(work, retry=RetryPolicy(attempts=2, first_delay=0)), says("bad"), says("good"))
     await played.say("go")
     assert await said(played) == ["go", "good"]
     assert len(await played.happened(NodeFailed)) == 1

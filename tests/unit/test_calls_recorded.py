@@ -9,7 +9,7 @@ import pytest
 
 from domain.agents.agent import ItemContext, TurnContext
 from domain.agents.assistant import assistant
-from domain.agents.graph import Node, Retry
+from domain.agents.graph import Node, RetryPolicy
 from domain.application.budget.reservations import Recovered
 from domain.application.command_handler import CommandRequest, execute
 from domain.application.turns.model_registry import ModelRegistry
@@ -171,7 +171,7 @@ class TestItems:
                 await turn.map([1], each)
             return facts
 
-        agent = one_node(node, retry=Retry(2, first_delay=0.001), timeout=1)
+        agent = one_node(node, retry=RetryPolicy(2, first_delay=0.001), timeout=1)
         limit = Limit("lifetime", 10**6, warn_at=1e-6)
         played = await accounted(agent, says("a"), store=Late("ItemCompleted"), limit=limit)
         await run(played, "turn")
@@ -342,7 +342,7 @@ class TestNodes:
             await turn.generate()
             raise ValueError("bad")
 
-        played = await accounted(one_node(failing, retry=Retry(2, first_delay=0.001)), says("one"), says("two"))
+        played = await accounted(one_node(failing, retry=RetryPolicy(2, first_delay=0.001)), says("one"), says("two"))
         assert outcome(await played.say("go")) == "node_failed"
         assert await finishes(played) == {"stop": 2}
         await check_ledger(played)

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from domain.agents.agent import Agent, ItemContext, TurnContext
-from domain.agents.graph import Branch, Edge, Graph, Node, Retry, Subgraph
+from domain.agents.graph import Branch, Edge, Graph, Node, RetryPolicy, Subgraph
 from domain.agents.mermaid import mermaid
-from domain.errors import InvalidGraph
+from domain.agents.tools import ToolContext, tool
+from domain.errors import InvalidGraph, ToolError
 from domain.json import Json
 from domain.models.chat import ModelRefused
 from domain.thread.codec import Metadata
@@ -104,7 +105,7 @@ class TestSubgraphs:
 def counting(each: Any, *, attempts: int = 1, at_once: int = 3) -> Agent:
     async def work(turn: TurnContext) -> Sequence[NodeEvent]:
         words = turn.user_input.split()
-        results = await turn.map(words, each, at_once=at_once, retry=Retry(attempts, first_delay=0))
+        results = await turn.map(words, each, at_once=at_once, retry=RetryPolicy(attempts, first_delay=0))
         return [turn.say(" ".join(map(str, results)))]
 
     return one_node(work)
@@ -260,3 +261,43 @@ class TestFanOut:
         (failed,) = await played.happened(TurnFailed)
         assert isinstance(failed, TurnFailed)
         assert "a node may have at most 1000 items, not 1001" in failed.detail
+
+    async def test_a_tool_can_be_called_for_each_item(self) -> None:
+        seen: list[str] = []
+
+        @tool(idempotent=True)
+        async def stock(article: str, context: ToolContext) -> str:
+            """Look up the stock."""
+            seen.append(context.idempotency_key.split(":", 2)[2])
+            if article == "none":
+                raise ToolError("unknown article")
+            return f"{article}: 3"
+
+        async def work(turn: TurnContext) -> Sequence[NodeEvent]:
+            articles = [{"article": word} for word in turn.user_input.split()]
+            found = await turn.map(articles, stock, retry=RetryPolicy(1))
+            return [turn.say(", ".join(found))]
+
+        played = stage(one_node(work, tools=[stock]))
+        loaded = await played.say("shirt shoe")
+        assert loaded.state.thread.window[-1].content == "shirt: 3, shoe: 3"  # type: ignore[union-attr]
+        assert sorted(seen) == ["0:0", "0:1"]
+        await played.say("none")
+        failed = [event.error for event in await played.happened(ItemFailed) if isinstance(event, ItemFailed)]
+        assert failed == ["ToolError: unknown article"]
+
+    @pytest.mark.parametrize("how", [{"idempotent": False}, {"idempotent": True, "approval": True}])
+    async def test_a_tool_that_could_run_twice_or_wait_cannot(self, how: dict[str, bool]) -> None:
+        @tool(**how)  # type: ignore[call-overload, untyped-decorator]
+        async def send(text: str) -> str:
+            """Send."""
+            raise AssertionError(text)
+
+        async def work(turn: TurnContext) -> Sequence[NodeEvent]:
+            return [turn.say(str(await turn.map([{"text": "a"}], send)))]
+
+        played = stage(one_node(work))
+        await played.say("go")
+        (failed,) = await played.happened(TurnFailed)
+        assert isinstance(failed, TurnFailed)
+        assert "the tool 'send' must be idempotent and need no approval" in failed.detail

@@ -8,7 +8,7 @@ import pytest
 
 from domain.agents.agent import Agent, ItemContext, TurnContext
 from domain.agents.assistant import assistant
-from domain.agents.graph import Graph, Node, Retry
+from domain.agents.graph import Graph, Node, RetryPolicy
 from domain.agents.tools import tool
 from domain.application.audit.verify import verify_thread
 from domain.ids import Position, TurnId
@@ -278,7 +278,7 @@ async def test_what_follows_refers_to_what_an_attempt_stored_that_was_cut_off(me
             await outside(played, UpdateValues({"by": "caller"}))
         return await turn.generate()
 
-    nodes = [Node("say", say), Node("last", last, retry=Retry(2, first_delay=0.001), timeout=1)]
+    nodes = [Node("say", say), Node("last", last, retry=RetryPolicy(2, first_delay=0.001), timeout=1)]
     played = stage(in_a_row(*nodes), says("second"), store=Late("FanOutStarted"))
     await run(played, "turn")
     events = await check(played)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from domain.agents.assistant import assistant
-from domain.agents.graph import Branch, Edge, Graph, Node, Retry
+from domain.agents.graph import Branch, Edge, Graph, Node, RetryPolicy, Subgraph, alias_advice
 from domain.agents.mermaid import mermaid
 from domain.errors import InvalidGraph
 from domain.thread.events import END, MessageAppended, NodeEvent
@@ -69,7 +69,7 @@ def test_a_fingerprint_changes_with_the_shape_only() -> None:
 
 
 def test_delays_grow_up_to_a_limit_and_end() -> None:
-    retry = Retry(attempts=5, first_delay=1, factor=3, longest_delay=5)
+    retry = RetryPolicy(attempts=5, first_delay=1, factor=3, longest_delay=5)
     assert [retry.delay_after(n) for n in range(1, 6)] == [1, 3, 5, 5, None]
 
 
@@ -136,3 +136,87 @@ def test_a_node_may_be_anything_that_can_be_awaited(run: Any) -> None:
 def test_a_repeat_limit_below_two_is_refused() -> None:
     with pytest.raises(InvalidGraph, match="repeat_limit must be at least 2, or None for no limit, not 1"):
         Graph("shop", "a", [Node("a", nothing)], {"a": END}, repeat_limit=1)
+
+
+def renamed(
+    aliases: Sequence[str] = (),
+    inner: Sequence[str] = (),
+    step: Sequence[str] = (),
+    moved: Mapping[str, str] | None = None,
+) -> Graph:
+    """Build a graph of a node `a` and a subgraph `pay` of two nodes; give `a`, `pay/check` and `pay` earlier names."""
+    check = Node("check", nothing, aliases=inner)
+    paying = Graph("paying", "check", [check, Node("send", nothing)], {"check": "send", "send": END})
+    steps: list[Node | Subgraph] = [
+        Node("a", nothing, aliases=aliases),
+        Subgraph("pay", paying, aliases=step, moved=moved or {}),
+    ]
+    return Graph("shop", "a", steps, {"a": "pay", "pay": END})
+
+
+def found(graph: Graph, name: str) -> str | None:
+    node = graph.find(name)
+    return node.name if node else None
+
+
+@pytest.mark.parametrize(
+    ("earlier", "today"),
+    [
+        ("a", "a"),
+        ("begin", "a"),
+        ("start/begin", "a"),
+        ("pay/check", "pay/check"),
+        ("pay/look", "pay/check"),
+        ("settle/check", "pay/check"),
+        ("settle/look", "pay/check"),
+        ("settle/send", "pay/send"),
+        ("settle", "pay/check"),
+        ("forward", "pay/send"),
+        ("pay", None),
+        ("begin/check", None),
+        ("nowhere", None),
+        ("", None),
+        ("END", None),
+    ],
+)
+def test_a_node_is_found_by_its_earlier_names(earlier: str, today: str | None) -> None:
+    graph = renamed(("begin", "start/begin"), ("look",), ("settle",), {"forward": "send"})
+    assert found(graph, earlier) == today
+    assert list(graph.by_name) == ["a", "pay/check", "pay/send"]
+    assert graph.fingerprint == renamed().fingerprint
+    if today:
+        state = running(*A_RUNNING_TURN)
+        assert graph.after(earlier, state) == graph.after(today, state)
+        assert graph.chooses(earlier) is graph.chooses(today)
+
+
+def test_a_subgraph_that_replaces_a_node_of_its_name_goes_on_at_its_start() -> None:
+    assert found(renamed(step=("pay",)), "pay") == "pay/check"
+
+
+@pytest.mark.parametrize(
+    ("aliases", "message"),
+    [
+        ({"aliases": "begin"}, r"the aliases of 'a' must be a tuple of names, such as \('begin',\)"),
+        ({"aliases": ("a",)}, "the alias 'a' of 'a' is the name of a node"),
+        ({"aliases": ("pay",)}, "the alias 'pay' of 'a' is the name of a node"),
+        ({"aliases": ("pay/send",)}, "the alias 'pay/send' of 'a' is the name of a node"),
+        ({"inner": ("send",)}, "the alias 'send' of 'check' is the name of a node"),
+        ({"step": ("a",)}, "the alias 'a' of 'pay' is the name of a node"),
+        ({"aliases": ("old",), "step": ("old",)}, "the alias 'old' is used twice, for 'a' and 'pay/check'"),
+        ({"aliases": ("pay/old",), "inner": ("old",)}, "the alias 'pay/old' is used twice"),
+        ({"aliases": ("END",)}, "'END' cannot be an alias of 'a'"),
+        ({"moved": {"old": "nowhere"}}, "'old' moved to 'nowhere', which is not a node of 'pay'"),
+        ({"moved": {"a": "send"}}, "the alias 'a' of 'pay/send' is the name of a node"),
+        ({"aliases": ("old",), "moved": {"old": "send"}}, "the alias 'old' is used twice, for 'a' and 'pay/send'"),
+        ({"aliases": ("",)}, "'' cannot be an alias of 'a'"),
+    ],
+)
+def test_an_alias_that_could_mean_two_nodes_is_refused(aliases: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidGraph, match=message):
+        renamed(**aliases)
+
+
+def test_the_advice_about_a_missing_node_names_the_alias_and_the_place() -> None:
+    assert "give it aliases=('close',);" in alias_advice("close")
+    assert "give it aliases=('check',) in the subgraph 'pay/inner';" in alias_advice("pay/inner/check")

@@ -8,7 +8,7 @@ import pytest
 
 from domain.agents.agent import ItemContext, TurnContext
 from domain.agents.assistant import assistant
-from domain.agents.graph import Retry
+from domain.agents.graph import RetryPolicy
 from domain.agents.tools import tool
 from domain.application.turns.user_code import Deadline
 from domain.errors import InvalidInput, StoreUnavailable
@@ -127,7 +127,7 @@ async def test_an_item_that_has_its_result_is_stored_though_another_one_fails_fo
         raise ValueError("no")
 
     async def node(turn: TurnContext) -> Sequence[NodeEvent]:
-        return [turn.say(str(await turn.map([0, 1], each, retry=Retry(1))))]
+        return [turn.say(str(await turn.map([0, 1], each, retry=RetryPolicy(1))))]
 
     played = stage(one_node(node), store=store)
     await asyncio.wait_for(played.say("go"), 10)
@@ -193,7 +193,7 @@ class Broken(MemoryEventStore):
 
 
 async def test_what_a_store_cannot_take_fails_the_turn_and_is_not_paid_for_again() -> None:
-    played = stage(one_node(ask, retry=Retry(5, first_delay=0.001)), says("one"), store=Broken("NodeCompleted"))
+    played = stage(one_node(ask, retry=RetryPolicy(5, first_delay=0.001)), says("one"), store=Broken("NodeCompleted"))
     await asyncio.wait_for(played.say("go"), 10)
     (failed,) = await played.happened(TurnFailed)
     assert isinstance(failed, TurnFailed)
@@ -208,7 +208,7 @@ async def test_what_cannot_follow_on_what_others_have_written_fails_the_turn() -
         await outside(played, UpdateValues({"theirs": big}))
         return [*await turn.generate(), turn.update(mine=big)]
 
-    played = stage(one_node(node, retry=Retry(5, first_delay=0.001)), says("one"))
+    played = stage(one_node(node, retry=RetryPolicy(5, first_delay=0.001)), says("one"))
     await asyncio.wait_for(played.say("go"), 10)
     (failed,) = await played.happened(TurnFailed)
     assert isinstance(failed, TurnFailed)

@@ -22,14 +22,15 @@ from domain.thread.events import (
     QuestionAnswered,
     QuestionAsked,
     ToolRequested,
+    ToolSucceeded,
     TurnCancelled,
     TurnCompleted,
     TurnFailed,
 )
 from domain.thread.state import Idle, Question, Running
 from tests.support.given import A_RUNNING_TURN, OTHER_TURN, TURN, given, running
-from tests.support.runtime import Stage, one_node, says, stage
-from threadfold import Agent, NodeEvent, TurnContext
+from tests.support.runtime import Stage, calls, double, one_node, says, stage
+from threadfold import Agent, NodeEvent, ToolContext, TurnContext, assistant, tool
 
 ASKED = QuestionAsked("Refund 12?", "h1")
 TO_CUSTOMER = QuestionAsked("Which order?", "h2", to="customer")
@@ -199,3 +200,49 @@ async def test_a_turn_that_waits_for_an_answer_can_be_cancelled() -> None:
     cancel = CancelTurn(loaded.state.turn.turn_id)  # type: ignore[arg-type]
     await execute(played.repository, CommandRequest(played.thread_id, lambda _: (cancel,), Metadata()))
     assert len(await played.happened(TurnCancelled)) == 1
+
+
+SENT: list[str] = []
+
+
+class Size(BaseModel):
+    size: Literal["S", "M", "L"]
+
+
+@tool
+async def exchange(order: str, context: ToolContext) -> str:
+    """Exchange an order."""
+    size = context.ask(f"Which size for {order}?", Size).size
+    allowed = context.ask("Is that allowed?", bool)
+    if allowed:
+        SENT.append(f"{order} {size} {context.idempotency_key}")
+    return f"{order} in {size}" if allowed else "not allowed"
+
+
+async def test_a_tool_asks_a_person_and_runs_again_with_the_answers() -> None:
+    SENT.clear()
+    played = stage(assistant(tools=[exchange]), calls(("exchange", {"order": "A-17"})), says("done"))
+    first = open_question(await played.say("exchange it"))
+    assert (first.text, first.call) == ("Which size for A-17?", Version(8))
+    assert first.schema["required"] == ["size"]
+    again = open_question(await answer(played, first, {"size": "XXL"}))
+    assert again.text.startswith("Which size for A-17?\n\nThe last answer does not fit: size:")
+    second = open_question(await answer(played, again, {"size": "L"}))
+    assert second.text == "Is that allowed?"
+    assert SENT == []
+    state = (await answer(played, second, value=True)).state
+    assert isinstance(state, Idle)
+    assert [f"A-17 L {played.thread_id}:8"] == SENT
+    results = [event.content for event in await played.happened(ToolSucceeded) if isinstance(event, ToolSucceeded)]
+    assert results == ["A-17 in L"]
+
+
+async def test_other_calls_go_on_while_one_waits_for_an_answer() -> None:
+    SENT.clear()
+    asked = calls(("double", {"number": 2}), ("exchange", {"order": "A-17"}))
+    played = stage(assistant(tools=[double, exchange]), asked, says("done"))
+    first = open_question(await played.say("both"))
+    assert len(await played.happened(ToolSucceeded)) == 1
+    second = open_question(await answer(played, first, {"size": "S"}))
+    assert isinstance((await answer(played, second, value=False)).state, Idle)
+    assert SENT == []

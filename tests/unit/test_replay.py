@@ -335,3 +335,22 @@ async def test_a_live_model_shows_what_other_instructions_change() -> None:
     assert (second.then.answer, second.now.answer) == ("you are welcome", "bye")
     assert (second.then.outcome, second.then.prompt_tokens, second.then.completion_tokens) == ("completed", 10, 2)
     assert len(live.asked) == 3
+
+
+async def test_a_renamed_node_is_no_difference_if_it_has_an_alias() -> None:
+    async def look(_: TurnContext) -> Sequence[NodeEvent]:
+        return ()
+
+    async def answer(turn: TurnContext) -> Sequence[NodeEvent]:
+        return [turn.say("Done.")]
+
+    def desk(first: Node, second: Node) -> Agent:
+        return Agent(Graph("desk", first.name, [first, second], {first.name: second.name, second.name: END}))
+
+    played = stage(desk(Node("look", look), Node("answer", answer)))
+    await played.say("hello")
+    (renamed,) = await replayed(played, desk(Node("search", look), Node("reply", answer)))
+    assert renamed.parted is not None
+    aliased = desk(Node("search", look, aliases=("look",)), Node("reply", answer, aliases=("answer",)))
+    (same,) = await replayed(played, aliased)
+    assert (same.parted, same.recorded, same.replayed) == (None, None, None)

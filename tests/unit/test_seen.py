@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace as replace_fields
+from typing import Literal
 from uuid import uuid4
 
 import pytest
 
 from api.schemas.prompts import PromptView
-from domain.agents.agent import Agent, TurnContext
+from domain.agents.agent import Agent, ItemContext, TurnContext
 from domain.agents.assistant import assistant
 from domain.agents.graph import Graph, Node
 from domain.agents.tools import tool
@@ -15,6 +16,7 @@ from domain.application.command_handler import CommandRequest, execute
 from domain.application.queries.prompts import RecordedPrompt, TurnPrompts
 from domain.application.recall.search import MessageSearch
 from domain.ids import TurnId, Version
+from domain.json import Json
 from domain.models.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta
 from domain.thread.codec import Metadata
 from domain.thread.commands import OpenThread, StartTurn, UpdateValues
@@ -44,11 +46,11 @@ async def shown(played: Stage) -> list[RecordedPrompt]:
     found: list[RecordedPrompt] = []
     for turn_id in turns:  # one after the other
         prompts = TurnPrompts(played.repository, played.texts, Words(), loaded)
-        page, more = await prompts.page(TurnId(turn_id))
-        found += page
-        while more:
-            page, more = await prompts.page(TurnId(turn_id), page[-1].version)
-            found += page
+        page = await prompts.page(TurnId(turn_id))
+        found += page.prompts
+        while page.next_after:
+            page = await prompts.page(TurnId(turn_id), page.next_after)
+            found += page.prompts
     return found
 
 
@@ -62,9 +64,9 @@ async def test_prompts_that_do_not_fit_come_with_the_next_page(monkeypatch: pyte
     assert isinstance(started, TurnStarted)
 
     prompts = TurnPrompts(played.repository, played.texts, Words(), loaded)
-    page, more = await prompts.page(TurnId(started.turn_id))
+    page = await prompts.page(TurnId(started.turn_id))
 
-    assert (len(page), more) == (1, True)
+    assert [prompt.version for prompt in page.prompts] == [page.next_after]
     assert await shown(played) == whole
     assert len(whole) == 3
 
@@ -185,3 +187,32 @@ async def test_of_a_prompt_of_an_older_release_nobody_knows_what_else_it_held() 
     view = PromptView.of(prompt)
     assert (view.exact, view.everything, view.saved) == (False, None, None)
     assert [piece.text for piece in view.pieces] == ["hello"]
+
+
+async def test_questions_of_nodes_and_items_are_shown_with_their_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def each(item: ItemContext, word: Json) -> Json:
+        return await item.ask(f"Spell {word}")
+
+    async def work(turn: TurnContext) -> Sequence[NodeEvent]:
+        intent = await turn.ask("Which intent?", "You classify.", output=Literal["refund", "other"])
+        await turn.map(["a", "b"], each, at_once=1)
+        return [turn.update(intent=intent), *await turn.generate()]
+
+    played = stage(one_node(work), *map(says, ("refund", "A", "B", "done")))
+    await played.say("go")
+    (started,) = await played.happened(TurnStarted)
+    assert isinstance(started, TurnStarted)
+    loaded = await played.repository.load(played.thread_id)
+    prompts = TurnPrompts(played.repository, played.texts, Words(), loaded)
+    page = await prompts.page(TurnId(started.turn_id))
+    asked = [(q.answered.prompt, q.answered.content, q.answered.item) for q in page.questions]
+    assert asked == [("Which intent?", "refund", None), ("Spell a", "A", 0), ("Spell b", "B", 1)]
+    assert page.questions[0].answered.instructions == "You classify."
+    assert all(question.called and question.called.model == "script" for question in page.questions)
+    assert len(page.prompts) == 1
+
+    monkeypatch.setattr("domain.application.queries.prompts.MAX_PAGE_BYTES", 1)
+    first = await prompts.page(TurnId(started.turn_id))
+    assert (first.questions, first.next_after) == (page.questions[:1], page.questions[0].version)
+    second = await prompts.page(TurnId(started.turn_id), page.questions[0].version)
+    assert second.questions == page.questions[1:2]

@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 
 from domain.agents.agent import TurnContext
-from domain.agents.graph import Retry
+from domain.agents.graph import RetryPolicy
 from domain.application.turns.token_counting import MAX_INLINE_CHARS, estimate_tokens
 from domain.errors import InvalidInput, ThreadBusy
 from domain.ids import TurnId, Version
@@ -144,7 +144,7 @@ async def test_a_node_that_says_too_much_fails_before_anything_is_counted() -> N
     async def tell(turn: TurnContext) -> Sequence[NodeEvent]:
         return (turn.say("x" * 40_000_000),)
 
-    played = stage(one_node(tell, retry=Retry(attempts=1)))
+    played = stage(one_node(tell, retry=RetryPolicy(attempts=1)))
     await played.say("go on")
     (failed,) = await played.happened(TurnFailed)
     assert isinstance(failed, TurnFailed)
@@ -155,7 +155,7 @@ async def test_arguments_that_are_too_long_fail_before_anything_is_counted() -> 
     async def ask(turn: TurnContext) -> Sequence[NodeEvent]:
         return turn.request("clock", zone="x" * 1_000_000)
 
-    played = stage(one_node(ask, retry=Retry(attempts=1)))
+    played = stage(one_node(ask, retry=RetryPolicy(attempts=1)))
     await played.say("go on")
     (failed,) = await played.happened(TurnFailed)
     assert isinstance(failed, TurnFailed)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 from pydantic import BaseModel
 
-from threadfold import END, Agent, Branch, Graph, Node, NodeEvent, Retry, Running, TurnContext, assistant, tool
+from threadfold import END, Agent, Branch, Graph, Node, NodeEvent, RetryPolicy, Running, TurnContext, assistant, tool
 from threadfold.testing import Conversation, Prompt, Script, call
 
 SENT: list[str] = []
@@ -122,7 +122,11 @@ asking = Agent(
     Graph(
         "asking",
         "begin",
-        [Node("begin", _begin), Node("decide", _decide), Node("stumble", _stumble, retry=Retry(5, first_delay=60))],
+        [
+            Node("begin", _begin),
+            Node("decide", _decide),
+            Node("stumble", _stumble, retry=RetryPolicy(5, first_delay=60)),
+        ],
         {"begin": Branch(_how, {"decide": "decide", "stumble": "stumble"}), "decide": END, "stumble": END},
     )
 )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from domain.agents.agent import Agent, TurnContext
 from domain.agents.assistant import assistant, finalize_turn
-from domain.agents.graph import Branch, Graph, Node, Retry
+from domain.agents.graph import Branch, Graph, Node, RetryPolicy
 from domain.application.audit.verify import verify_thread
 from domain.application.command_handler import CommandRequest, execute
 from domain.ids import Version
@@ -73,7 +73,7 @@ async def test_a_node_cannot_change_the_state_behind_the_logs_back() -> None:
 
 
 async def test_a_passing_failure_of_the_model_is_tried_again() -> None:
-    agent = one_node(ask, retry=Retry(attempts=3, first_delay=0.01))
+    agent = one_node(ask, retry=RetryPolicy(attempts=3, first_delay=0.01))
     played = stage(agent, AnswerCut(), AnswerCut(), says("at last"))
     await played.say("hello")
     failed = [event for event in await played.happened(NodeFailed) if isinstance(event, NodeFailed)]
@@ -138,9 +138,10 @@ async def test_a_node_that_is_gone_fails_the_turn_clearly() -> None:
     await played.turns.run(outcome.loaded, Metadata())
     (failed,) = await played.happened(TurnFailed)
     assert isinstance(failed, TurnFailed)
-    assert (failed.reason, failed.detail) == (
-        "graph_changed",
-        "The graph 'assistant' has no node 'route_intent' any more.",
+    assert failed.reason == "graph_changed"
+    assert failed.detail == (
+        "The graph 'assistant' has no node 'route_intent' any more. If the node was renamed, give it "
+        "aliases=('route_intent',); otherwise list the agent's earlier version in AGENTS as well."
     )
 
 
@@ -192,7 +193,7 @@ async def test_watchers_see_deltas_then_events_and_learn_when_an_attempt_came_to
             raise ValueError("once")
         return events
 
-    played = stage(one_node(stumble, retry=Retry(attempts=2, first_delay=0)), says("hel"), says("hello"))
+    played = stage(one_node(stumble, retry=RetryPolicy(attempts=2, first_delay=0)), says("hel"), says("hello"))
     outcome = await played.begin("hi")
     with played.turns.services.broadcast.watch(played.thread_id) as watcher:
         await played.turns.run(outcome.loaded, Metadata())

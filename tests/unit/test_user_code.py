@@ -11,7 +11,7 @@ import pytest
 
 from domain.agents.agent import Agent, ItemContext, TurnContext
 from domain.agents.assistant import assistant
-from domain.agents.graph import Branch, Graph, Node, Retry
+from domain.agents.graph import Branch, Graph, Node, RetryPolicy
 from domain.agents.tools import Tool, tool
 from domain.application.turns.user_code import contain_tasks
 from domain.json import Json
@@ -148,7 +148,7 @@ async def test_a_node_fails_and_is_tried_again(kind: str) -> None:
             await raising()
         return [turn.say("better")]
 
-    played = await tried(stage(one_node(node, retry=Retry(2, first_delay=0.001))))
+    played = await tried(stage(one_node(node, retry=RetryPolicy(2, first_delay=0.001))))
     (failed,) = await played.happened(NodeFailed)
     assert isinstance(failed, NodeFailed)
     assert text in failed.error
@@ -195,7 +195,7 @@ async def test_an_item_fails_alone(kind: str) -> None:
         return item
 
     async def node(turn: TurnContext) -> Sequence[NodeEvent]:
-        done = await turn.map([0, 1, 2], each, retry=Retry(2, first_delay=0.001))
+        done = await turn.map([0, 1, 2], each, retry=RetryPolicy(2, first_delay=0.001))
         return [turn.say(str(done))]
 
     played = await tried(stage(one_node(node)))

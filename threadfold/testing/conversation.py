@@ -15,6 +15,7 @@ from domain.application.command_handler import CommandRequest, execute
 from domain.application.replay.replay import FREE
 from domain.application.streaming.broadcast import Broadcast
 from domain.application.thread_repository import LoadedThread, ThreadRepository
+from domain.application.turns.check_input import opening_values
 from domain.application.turns.model_registry import ModelRegistry
 from domain.application.turns.prompt_parts import PromptParts
 from domain.application.turns.runner import TurnRunner
@@ -35,18 +36,29 @@ from threadfold.testing.script import Script
 
 
 class Conversation:
-    """A thread of an agent, with a scripted model. `values` are those that it is opened with.
+    """A thread of an agent, with a scripted model. `values` and `subject` are those that it is opened with.
+
+    `actor` is who sends the messages.
 
     Delays between attempts at nodes are left out. Each test needs a conversation of its own, and may be run by any
     runner of async tests, or by `asyncio.run`.
     """
 
     def __init__(
-        self, agent: Agent, script: Script | None = None, *, values: JsonObject | None = None, window: int = 32_000
+        self,
+        agent: Agent,
+        script: Script | None = None,
+        *,
+        values: JsonObject | None = None,
+        subject: str = "",
+        actor: str | None = None,
+        window: int = 32_000,
     ) -> None:
         self.script = script or Script()
         self.thread_id = ThreadId(uuid4())
-        self._agent, self._values, self._window = _without_delays(agent), values or {}, window
+        self._agent, self._window = _without_delays(agent), window
+        self._opening = commands.OpenThread(agent.name, opening_values(agent, values or {}), subject)
+        self._metadata = Metadata(actor=actor)
         self._store, self._texts = MemoryEventStore(), MemoryTextStore()
         self._start_process("")
 
@@ -60,7 +72,7 @@ class Conversation:
         graph = self._agent.graph
         start = commands.StartTurn(TurnId(uuid4()), text, len(text.split()), graph.first, graph.fingerprint)
         opened = not isinstance((await self._load()).state, Unopened)
-        opening = () if opened else (commands.OpenThread(graph.name, self._values),)
+        opening = () if opened else (self._opening,)
         return await self._go_on(*opening, start)
 
     async def grant(self, *, crash: str = "", **arguments: Json) -> TurnResult:
@@ -150,7 +162,7 @@ class Conversation:
         """Carry out commands as another process, and run the turn in this one."""
         before = (await self._load()).state
         if more:
-            await execute(self._repository, CommandRequest(self.thread_id, lambda _: more))
+            await execute(self._repository, CommandRequest(self.thread_id, lambda _: more, self._metadata))
         loaded = await self._load()
         with suppress(LeaseLost):
             if isinstance(loaded.state, Running) and isinstance(before, Running) and not loaded.state.waiting:
@@ -158,7 +170,7 @@ class Conversation:
                 resume = commands.ResumeTurn(TurnId(turn.turn_id), turn.run, "test", self._agent.graph.fingerprint)
                 resuming = CommandRequest(self.thread_id, lambda _: (resume,))
                 loaded = (await execute(self._runner.services.repository, resuming)).loaded
-            await self._runner.run(loaded, Metadata())
+            await self._runner.run(loaded, self._metadata)
         self.script.check()
         if self._process.crash and not self._process.crashed:
             kinds = ", ".join(type(event).__name__ for event in await self.events())

@@ -84,9 +84,10 @@ def pending_in(state: State) -> list[Pending]:
     for one in turn.calls:
         if one.status == "asked" and one.because != "question":
             found.append(Pending("call", one.version, one.hash, one.request.name, one.request.arguments))
+    tools = {one.version: one.request.name for one in turn.calls}
     for asked in turn.open_questions:
         kind: Literal["question", "customer"] = "question" if asked.to == "person" else "customer"
-        found.append(Pending(kind, asked.version, asked.hash, question=asked.text, schema=asked.schema))
+        found.append(Pending(kind, asked.version, asked.hash, tools.get(asked.call, ""), {}, asked.text, asked.schema))
     return found
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import zip_longest
 
 from msgspec import Struct
 
@@ -15,7 +14,7 @@ from domain.ports.texts import TextStore
 from domain.ports.tokens import TokenCounter
 from domain.prompt.reconstruct import ReconstructedPrompt, hinted, is_whole, reconstruct_prompt
 from domain.thread.codec import Recorded
-from domain.thread.events import ContextAssembled, ModelCalled, TurnEnd, TurnStarted
+from domain.thread.events import ContextAssembled, ModelAnswered, ModelCalled, TurnEnd, TurnStarted
 from domain.thread.size_limits import bytes_of
 from domain.thread.state import Running
 
@@ -38,6 +37,23 @@ class RecordedPrompt(Struct, frozen=True):
     prompt: ReconstructedPrompt
 
 
+class RecordedQuestion(Struct, frozen=True):
+    """A question that a node or an item asked outside of the conversation, and the model call that answered it."""
+
+    version: Version
+    at: datetime
+    answered: ModelAnswered
+    called: ModelCalled | None
+
+
+class PromptsPage(Struct, frozen=True):
+    """Prompts and questions of a turn, each in their order. `next_after` begins the next page; None on the last one."""
+
+    prompts: Sequence[RecordedPrompt]
+    questions: Sequence[RecordedQuestion]
+    next_after: Version | None
+
+
 @dataclass(frozen=True)
 class TurnPrompts:
     """Reconstructs the prompts of turns. `loaded` is the thread as it is now."""
@@ -47,26 +63,32 @@ class TurnPrompts:
     tokens: TokenCounter
     loaded: LoadedThread
 
-    async def page(self, turn_id: TurnId, after: int = START) -> tuple[Sequence[RecordedPrompt], bool]:
-        """Return the prompts of a turn after a version, and whether there are more than fit into `MAX_PAGE_BYTES`.
+    async def page(self, turn_id: TurnId, after: int = START) -> PromptsPage:
+        """Return the prompts and questions of a turn after a version, as many as fit into `MAX_PAGE_BYTES`.
 
         Raises:
             UnknownTurn: the thread has no such turn, or the turn has not begun.
         """
         events = await self._turn(turn_id)
-        found: list[RecordedPrompt] = []
-        room = MAX_PAGE_BYTES
-        for recorded, following in zip_longest(events, events[1:]):
-            event = recorded.event
-            if not isinstance(event, ContextAssembled) or recorded.version <= after:
+        calls = {recorded.version: recorded.event for recorded in events if isinstance(recorded.event, ModelCalled)}
+        prompts: list[RecordedPrompt] = []
+        questions: list[RecordedQuestion] = []
+        room, last = MAX_PAGE_BYTES, Version(after)
+        for recorded in events:
+            version, event = recorded.version, recorded.event
+            if isinstance(event, ModelCalled) or version <= after:
                 continue
             if room <= 0:
-                return found, True
-            follows = following and following.version == recorded.version + 1
-            called = following.event if follows and isinstance(following.event, ModelCalled) else None
-            found.append(await self._reconstructed(recorded, event, called))
-            room -= sum(bytes_of(message.content or "") for message in found[-1].prompt.messages)
-        return found, False
+                return PromptsPage(prompts, questions, last)
+            if isinstance(event, ContextAssembled):
+                prompts.append(await self._reconstructed(recorded, event, calls.get(Version(version + 1))))
+                room -= sum(bytes_of(message.content or "") for message in prompts[-1].prompt.messages)
+            elif isinstance(event, ModelAnswered) and event.question:
+                called = calls.get(Version(version - 1))
+                questions.append(RecordedQuestion(version, recorded.recorded_at, event, called))
+                room -= bytes_of(event.prompt) + bytes_of(event.instructions) + bytes_of(event.content or "")
+            last = version
+        return PromptsPage(prompts, questions, None)
 
     async def _reconstructed(
         self, recorded: Recorded, assembled: ContextAssembled, called: ModelCalled | None
@@ -94,7 +116,7 @@ class TurnPrompts:
                 event = recorded.event
                 if isinstance(event, TurnEnd) and event.turn_id == turn_id:
                     events.clear()
-                if isinstance(event, ContextAssembled | ModelCalled):
+                if isinstance(event, ContextAssembled | ModelCalled | ModelAnswered):
                     events.append(recorded)
                 if isinstance(event, TurnStarted):
                     if event.turn_id == turn_id:

@@ -117,11 +117,14 @@ def _facts(turn: Sequence[Recorded]) -> list[tuple[Version, Fact | None]]:
     """Return what happened in a turn, with the outcomes of tool calls in the order of the calls."""
     facts: list[tuple[Version, Fact | None]] = []
     outcomes: list[tuple[int, Version, Fact]] = []
+    of_calls = {int(r.version) for r in turn if isinstance(r.event, events.QuestionAsked) and r.event.call}
     for entry in turn:
         if outcome := outcome_of(entry.event):
             call, succeeded, text = outcome
             outcomes.append((call, entry.version, ("a tool answers:" if succeeded else "a tool fails:", text)))
             continue
+        if isinstance(entry.event, events.QuestionAnswered) and entry.event.question in of_calls:
+            continue  # a replayed tool has its outcome, and asks nothing
         if (fact := _fact(entry.event)) is not None:
             facts += [(version, outcome_fact) for _, version, outcome_fact in sorted(outcomes)]
             outcomes = []

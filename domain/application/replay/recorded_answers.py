@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from domain.agents.agent import Agent
 from domain.agents.graph import Graph, Node, Subgraph
-from domain.agents.tools import ToolContext, ToolHandler
+from domain.agents.tools import ONCE, ToolContext, ToolHandler
 from domain.errors import ToolError
 from domain.json import Json, JsonObject
 from domain.models.chat import ChatAnswer, ChatRequest, ModelError, OnDelta, ToolCall, Usage
@@ -120,7 +120,16 @@ class RecordedAnswers:
     def acted_by(self, agent: Agent) -> Agent:
         """Copy an agent, with tools that return the recorded outcomes, and without approvals."""
         tools = [
-            replace(tool, run=self._handler(tool.name), timeout=3600.0, idempotent=True, approval=False)
+            replace(
+                tool,
+                run=self._handler(tool.name),
+                timeout=3600.0,
+                idempotent=True,
+                approval=False,
+                check=None,
+                retry=ONCE,
+                takes_context=False,
+            )
             for tool in agent.tools
         ]
         graph = agent.graph
@@ -228,7 +237,7 @@ class _ModelReader:
 
 def _without_approvals(graph: Graph) -> Sequence[Node | Subgraph]:
     return [
-        Subgraph(step.name, replace_fields(step.graph, nodes=_without_approvals(step.graph)))
+        replace_fields(step, graph=replace_fields(step.graph, nodes=_without_approvals(step.graph)))
         if isinstance(step, Subgraph)
         else replace(step, approval=False, timeout=3600.0)
         for step in graph.nodes

@@ -13,6 +13,7 @@ from uuid import uuid4
 from msgspec.structs import replace
 
 from domain.agents.agent import Agent
+from domain.agents.graph import Graph
 from domain.application.budget.null import NullTextStore, null_budget
 from domain.application.command_handler import CommandRequest, execute
 from domain.application.recall.messages import read_messages
@@ -102,6 +103,7 @@ class Replay:
         while answered := await _answer_question(repository, loaded, answers):
             loaded = await runner.run(answered, Metadata())
         again = [recorded async for recorded in repository.follow(thread_id, before.head.version)]
+        recorded = _with_names_of_today(recorded, agent.graph)
         return compared(recorded, again, said.content or "" if said else "", self.prices, answers.unknown)
 
     def _models(self, answers: RecordedAnswers, *, live: bool) -> ModelRegistry:
@@ -118,6 +120,19 @@ class Replay:
         if isinstance(state, Unopened):
             return loaded
         return replace(loaded, state=replace(state, thread=replace(state.thread, queue=(), budget=None)))
+
+
+def _with_names_of_today(turn: Sequence[Recorded], graph: Graph) -> Sequence[Recorded]:
+    """Rename the nodes of a recorded turn as the graph's aliases say: a renamed node is no difference."""
+    today = graph.aliases
+    return [
+        replace(
+            entry, event=replace(event, node=today.get(event.node, event.node), next=today.get(event.next, event.next))
+        )
+        if isinstance(event := entry.event, events.NodeCompleted)
+        else entry
+        for entry in turn
+    ]
 
 
 @dataclass(frozen=True)

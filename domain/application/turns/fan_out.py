@@ -6,18 +6,21 @@ Each item's result is recorded as soon as it is there, so that an item is not pr
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
-from domain.agents.agent import Each
+from domain.agents.agent import Each, ItemContext
 from domain.agents.callables import described, is_async
 from domain.agents.error_text import failure_text
-from domain.agents.graph import Retry
+from domain.agents.graph import RetryPolicy
 from domain.agents.output import output_of
+from domain.agents.tools import Tool, ToolContext
+from domain.agents.values import typed_values
 from domain.application.turns.ask_model import ModelQuestion, ask_model
 from domain.application.turns.node_attempt import NodeAttempt
 from domain.application.turns.task_group import NodeTasks
 from domain.application.turns.user_code import SIGNALS, run_user_code
-from domain.errors import InvalidInput, TurnIsOver
+from domain.errors import ApprovalRequired, InvalidInput, ToolError, TurnIsOver
 from domain.ids import ThreadId
 from domain.json import Json, copied
 from domain.models.chat import ModelError
@@ -26,14 +29,17 @@ from domain.thread.state import Item, Running
 
 
 async def run_fan_out(
-    work: NodeAttempt, items: Sequence[Json], each: Each, *, at_once: int, retry: Retry, number: int = 0
+    work: NodeAttempt, items: Sequence[Json], each: Each | Tool, *, at_once: int, retry: RetryPolicy, number: int = 0
 ) -> Sequence[Json]:
     """Process the items that have no result yet, and return all results in the items' order.
 
-    `number` counts the fan-outs of the attempt, from 0. `each` processes one item, `at_once` items at the same time.
+    `number` counts the fan-outs of the attempt, from 0. `each` processes one item, `at_once` items at the same time;
+    a tool is called with each item as its arguments.
     The first error that `retry` gives up on ends the rest.
     """
     run, before = work.run, work.state
+    if isinstance(each, Tool):
+        each = _each_calls(work, each)
     if at_once < 1:
         raise InvalidInput("at_once", f"must be at least 1, not {at_once}")
     if not is_async(each):
@@ -86,8 +92,37 @@ class FanOutItem:
         return answer
 
 
+def _each_calls(work: NodeAttempt, tool: Tool) -> Each:
+    """Return a function that calls a tool with each item as its arguments. Raises `InvalidInput`."""
+    if not tool.idempotent or tool.approval is not False:
+        raise InvalidInput(
+            "each",
+            f"the tool {tool.name!r} must be idempotent and need no approval: an item may run again after a crash. "
+            "Request other calls with turn.request, and run them with turn.run_tools",
+        )
+
+    async def call(item: ItemContext, arguments: Json) -> Json:
+        if not isinstance(arguments, dict):
+            raise InvalidInput(
+                "items", f"must be objects, the arguments of {tool.name}, not {type(arguments).__name__}"
+            )
+        thread, graph = item.state.thread, work.agent.graph
+        context = ToolContext[Any](
+            *(item.thread_id, item.idempotency_key, item.idempotency_key),
+            *(thread.subject, work.run.actor or "", work.agent.deps),
+            _values=partial(typed_values, graph.values, thread.values),
+        )
+        try:
+            async with asyncio.timeout(tool.timeout):
+                return cast("Json", await tool.run(arguments, context))
+        except ApprovalRequired as asked:
+            raise ToolError(f"{tool.name} cannot wait for a person within turn.map: {asked}") from asked
+
+    return call
+
+
 async def _until_done(
-    work: NodeAttempt, context: FanOutItem, item: Item, each: Each, retry: Retry, group: NodeTasks
+    work: NodeAttempt, context: FanOutItem, item: Item, each: Each, retry: RetryPolicy, group: NodeTasks
 ) -> None:
     """Try an item until it has a result. Raises its error once `retry` gives up, or at once if it is not transient."""
     run, step, attempt = work.run, context.state.turn.step, item.attempt

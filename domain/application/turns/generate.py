@@ -14,7 +14,7 @@ from domain.application.turns.node_attempt import NodeAttempt
 from domain.application.turns.prompt_builder import PromptBuilder
 from domain.application.turns.provider_data import limit_provider_data
 from domain.application.turns.token_counting import count_tokens
-from domain.application.turns.tool_calls import unknown_tool
+from domain.application.turns.tool_texts import unknown_tool
 from domain.errors import InvalidInput, TurnIsOver
 from domain.models.answers import finish_of
 from domain.models.chat import MESSAGE_OVERHEAD, AnswerInvalid, ChatMessage, OnDelta, ToolCall

@@ -1,7 +1,9 @@
-"""Threads whose agent this worker does not know are lent to a worker that knows it, and this worker borrows others'."""
+"""Threads that this worker cannot run are lent to a worker that can, and this worker borrows others'.
+
+It cannot if it does not know the thread's agent, or lacks the version or the node of the agent that the turn needs.
+"""
 
 import asyncio
-import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,13 +17,15 @@ from domain.ports.loans import Loan, Loans
 from domain.ports.log import Fence
 from domain.ports.wakeups import Lent
 
-_log = logging.getLogger(__name__)
-
 
 class _Foreign(Struct, frozen=True):
-    """A thread whose agent this worker does not know, and the worker that borrows it, if there is one."""
+    """A thread whose turn this worker cannot run, and the worker that borrows it, if there is one.
 
-    graph: str
+    `need` is what a borrower has to announce: the agent's name or, if `of_turn`, what only the turn in progress needs.
+    """
+
+    need: str
+    of_turn: bool
     lent_at: float
     worker: WorkerId | None = None
     fresh: bool = True
@@ -37,13 +41,11 @@ class Lending:
     borrowed: dict[ThreadId, Fence] = field(init=False, default_factory=dict)
     """The threads of other workers that this one may run, with the fencing tokens of their owners."""
     _foreign: dict[ThreadId, _Foreign] = field(init=False, default_factory=dict)
-    """The threads of this worker's shards whose agents it does not know."""
+    """The threads of this worker's shards whose turns it cannot run."""
     _found: set[ThreadId] = field(init=False, default_factory=set)
     """Those of them that the current search of the log has found."""
     _workers: Sequence[WorkerRow] = field(init=False, default=())
     """The workers that were alive at the last refresh."""
-    _unknown_agents: set[str] = field(init=False, default_factory=set)
-    """Agents that no worker knew when a turn of theirs was found. Each is logged once."""
 
     def fence(self, thread_id: ThreadId) -> Fence:
         """Return the fencing token under which the thread's turns run here."""
@@ -54,7 +56,7 @@ class Lending:
     def foreign_agent(self, thread_id: ThreadId) -> str | None:
         """Return the thread's agent if this worker has found that it does not know it."""
         foreign = self._foreign.get(thread_id)
-        return foreign.graph if foreign else None
+        return foreign.need if foreign and not foreign.of_turn else None
 
     def is_due(self, thread_id: ThreadId) -> bool:
         """Say whether the thread is to be taken up, or lent once more.
@@ -87,10 +89,9 @@ class Lending:
     def review(self) -> None:
         """Forget threads of other workers' shards, and those that another worker can now be asked for."""
         alive = {row.id for row in self._workers}
-        known = {name for row in self._workers for name in row.agents}
-        self._unknown_agents -= known
+        known = self.announced()
         for thread_id, foreign in list(self._foreign.items()):
-            again = foreign.worker not in alive if foreign.worker else foreign.graph in known
+            again = foreign.worker not in alive if foreign.worker else foreign.need in known
             if again or not self.shards.hold(thread_id):
                 del self._foreign[thread_id]
 
@@ -108,20 +109,29 @@ class Lending:
             self._found = set()
         self._found |= self._foreign.keys() & set(threads)
 
-    async def lend(self, thread_id: ThreadId, tenant: Tenant, graph: str) -> None:
-        """Lend a thread to a worker that knows its agent. Without such a worker, log it once; the thread waits."""
-        knowing = [row.id for row in self._workers if graph in row.agents and row.id != self.shards.id]
+    def announced(self) -> Collection[str]:
+        """Return what the live workers announced at the last refresh: see `Agents.announced`."""
+        return {name for row in self._workers for name in row.agents}
+
+    def can_lend(self, need: str) -> bool:
+        """Say whether another worker announces what a turn needs."""
+        return any(need in row.agents for row in self._workers if row.id != self.shards.id)
+
+    async def lend(self, thread_id: ThreadId, tenant: Tenant, need: str, *, of_turn: bool = False) -> bool:
+        """Lend a thread to a worker that announces `need`: an agent or, if `of_turn`, what only this turn needs.
+
+        Returns False if there is no such worker: the thread waits.
+        """
+        knowing = [row.id for row in self._workers if need in row.agents and row.id != self.shards.id]
         before = self._foreign.get(thread_id)
         worker = before.worker if before and before.worker in knowing else None  # a turn may run there
         if worker is None and knowing and self.shards.hold(thread_id):
             worker = knowing[slice_of(thread_id) % len(knowing)]
-        self._foreign[thread_id] = _Foreign(graph, _now(), worker)
+        self._foreign[thread_id] = _Foreign(need, of_turn, _now(), worker)
         if worker is not None:
             await self.loans.lend(Loan(thread_id, tenant, self.shards.fence(thread_id), worker))
             self.shards.wakeups.send(Lent(worker))
-        elif graph not in self._unknown_agents:
-            self._unknown_agents.add(graph)
-            _log.warning("No worker knows the agent %r: its turns wait, such as that of %s", graph, thread_id)
+        return bool(knowing)
 
 
 def _now() -> float:

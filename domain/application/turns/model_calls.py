@@ -145,8 +145,9 @@ class ModelCall:
         self._strained = self._limited and await run.patiently(lambda: run.spending.strained(state, models))
         longest = max(map(self._prompt_limit, policy.models.values()))
         size = (await run.patiently(lambda: self.build(longest))).tokens
+        node, model = agent.graph.find(state.turn.node), self.model or agent.model
         situation = Situation(
-            agent.name, state.turn.node, size, bool(self.tools), self._strained, self.model or agent.model
+            agent.name, node.name if node else state.turn.node, size, bool(self.tools), self._strained, model
         )
         return choose(policy, situation)
 

@@ -11,9 +11,11 @@ from typing import Any, Literal
 from msgspec.structs import replace
 
 from domain.agents.agent import RETRY_ITEMS, Agent, Each
-from domain.agents.graph import Retry
+from domain.agents.graph import RetryPolicy
+from domain.agents.outcomes import ToolOutcome, outcomes
 from domain.agents.output import output_of
 from domain.agents.tools import Tool
+from domain.agents.values import typed_values
 from domain.application.thread_repository import LoadedThread
 from domain.application.turns.ask_model import ModelQuestion, ask_model
 from domain.application.turns.ask_person import ask_question
@@ -105,6 +107,11 @@ class NodeContext:
         if self._over:
             raise TurnIsOver
         return await self.run.report(command, durable=durable, soon=soon)
+
+    @property
+    def values(self) -> Any:
+        """The thread's values, typed by the graph's model. Raises `InvalidInput` if they do not fit it."""
+        return typed_values(self.agent.graph.values, self.state.thread.values)
 
     @property
     def user_input(self) -> str:
@@ -202,14 +209,15 @@ class NodeContext:
         self._kept = bool(self._generated) and all(event in facts for event in self._generated[-1].events)
         return with_unrecorded(facts, self._generated) if self._generated else tuple(facts)
 
-    async def run_tools(self) -> None:
+    async def run_tools(self) -> Sequence[ToolOutcome]:
         """Run all open tool calls at the same time; see `ToolCalls.run`."""
         if self._over:
             raise TurnIsOver
         await ToolCalls(self).run()
+        return outcomes(self.state)
 
     async def map(
-        self, items: Sequence[Json], each: Each, *, at_once: int = 8, retry: Retry = RETRY_ITEMS
+        self, items: Sequence[Json], each: Each | Tool, *, at_once: int = 8, retry: RetryPolicy = RETRY_ITEMS
     ) -> Sequence[Json]:
         """Work on a list of items; see `run_fan_out`."""
         number, self._fan_outs = self._fan_outs, self._fan_outs + 1

@@ -55,6 +55,8 @@ class TurnRun(Interruptible):
     """Calls of models that are not in a report yet."""
     answered: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     """Set once the answer may be given to clients, though it may not be stored yet."""
+    actor: str | None = field(init=False, default=None)
+    """Who sent the message that the turn answers; None as long as no tool has asked."""
     _staged: list[StagedReport] = field(init=False, default_factory=list)
     _thresholds: list[RecordThreshold] = field(init=False, default_factory=list)
     """Budget thresholds that were reached and are not recorded yet."""

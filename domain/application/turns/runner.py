@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from domain.agents.agent import Agent
 from domain.agents.error_text import error_text
+from domain.agents.registry import Agents
 from domain.application.thread_repository import LoadedThread
 from domain.application.turns.run import TurnRun
 from domain.application.turns.services import TurnServices
@@ -64,6 +65,11 @@ class TurnRunner:
     _runs: dict[ThreadId, tuple[TurnRun, asyncio.Task[None]]] = field(default_factory=dict)
     _handing_over: bool = False
     _snapshots: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def known(self) -> Agents:
+        """The agents that this process has, with their versions."""
+        return Agents.of(self.agents)
 
     def open(self) -> None:
         """Run turns from now on, also after `close`."""
@@ -171,7 +177,7 @@ class TurnRunner:
                     del self._runs[thread_id]
 
     def _loop(self, run: TurnRun) -> TurnLoop:
-        return TurnLoop(run, self.agents, self.pause, lambda: self._handing_over)
+        return TurnLoop(run, self.known, self.pause, lambda: self._handing_over)
 
     async def _run_all(self, run: TurnRun) -> None:
         """Run a turn, and then the turns that were queued behind it."""

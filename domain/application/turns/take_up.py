@@ -2,7 +2,7 @@
 
 A turn that another worker has left is resumed at its current node. The event that resumes it carries a new run number,
 a fencing token: reports of the former worker are ignored. A turn that may have crashed its process runs in a process of
-its own. A turn of an agent that this process does not know is lent to a worker that knows it.
+its own. A turn of an agent, of a version or at a node that this process does not have is lent to a worker that has it.
 """
 
 import asyncio
@@ -14,6 +14,8 @@ from typing import TypeAlias
 
 from msgspec.structs import replace
 
+from domain.agents.graph import alias_advice
+from domain.agents.registry import graph_key
 from domain.application.command_handler import CommandRequest, execute
 from domain.application.thread_repository import LoadedThread
 from domain.application.turns.lending import Lending
@@ -64,6 +66,8 @@ class TakeUp:
     _loads: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(MAX_CONCURRENT_LOADS))
     _broken: dict[ThreadId, float] = field(init=False, default_factory=dict)
     """Threads that could not be taken up, such as unreadable ones, and the time of the next attempt."""
+    _logged: set[tuple[str, ...]] = field(init=False, default_factory=set)
+    """Agents that no worker knew, and nodes that no process had, when a turn was found there. Each is logged once."""
 
     def __post_init__(self, suspects: Suspects, loans: Loans, isolation: Isolation | None) -> None:
         """Create the parts."""
@@ -128,8 +132,8 @@ class TakeUp:
         """Take up a thread that has something to run, by the log."""
         self._finding.add(thread_id)
         try:
-            if (graph := self.lending.foreign_agent(thread_id)) is not None:
-                await self.lending.lend(thread_id, tenant, graph)
+            if (agent := self.lending.foreign_agent(thread_id)) is not None:
+                await self._lend_unknown(thread_id, tenant, agent)
                 return
             async with self._loads:
                 await self.take(thread_id, tenant)
@@ -182,8 +186,7 @@ class TakeUp:
         state = loaded.state
         if not isinstance(state, Running) or state.turn.waits or self.turns.runs(thread_id):
             return
-        if state.thread.graph not in self.turns.agents:
-            await self.lending.lend(thread_id, tenant, state.thread.graph)
+        if not await self._can_run(loaded, state):
             return
         begun = await beginning(repository, loaded)
         metadata = await causing_command_of(repository, begun)
@@ -197,13 +200,48 @@ class TakeUp:
         else:
             await self._resume(loaded, metadata)
 
+    async def _can_run(self, loaded: LoadedThread, state: Running) -> bool:
+        """Say whether this process can run a turn. Otherwise lend it to a worker that can; without one, it waits.
+
+        This process needs the agent, and the node in flight. If it lacks the node and no work would be lost, it fails
+        the turn. If it lacks the version that the turn began with, another worker may have it; without one, this
+        process continues the turn with its current version.
+        """
+        thread_id, name, turn = loaded.thread_id, state.thread.graph, state.turn
+        agent = self.turns.known.running(state)
+        if agent is None:
+            await self._lend_unknown(thread_id, loaded.tenant, name)
+            return False
+        has_node = agent.graph.find(turn.node) is not None
+        if turn.cancelling or (has_node and agent.version == turn.agent_version):
+            return True
+        need = graph_key(name, turn.agent_version, turn.graph)
+        if (has_node or not turn.has_open_work) and not self.lending.can_lend(need):
+            return True
+        if not await self.lending.lend(thread_id, loaded.tenant, need, of_turn=True):
+            self._log_once((name, turn.agent_version, turn.node), logging.ERROR, _left_alone(loaded, turn.node, name))
+        return False
+
+    async def _lend_unknown(self, thread_id: ThreadId, tenant: Tenant, agent: str) -> None:
+        self._logged -= {(known,) for known in self.lending.announced()}
+        if not await self.lending.lend(thread_id, tenant, agent):
+            text = f"No worker knows the agent {agent!r}: its turns wait, such as that of {thread_id}"
+            self._log_once((agent,), logging.WARNING, text)
+
+    def _log_once(self, reason: tuple[str, ...], level: int, text: str) -> None:
+        if reason not in self._logged:
+            self._logged.add(reason)
+            _log.log(level, "%s", text)
+
     async def _resume(self, loaded: LoadedThread, metadata: Metadata) -> None:
         """Take over a turn that another worker has left. Does nothing if a third one was faster, or it has ended."""
         state = loaded.state
         if not isinstance(state, Running):
             return
-        graph, turn = self.turns.agents[state.thread.graph].graph.fingerprint, state.turn
-        command = ResumeTurn(TurnId(turn.turn_id), turn.run, self.shards.name, graph)
+        agent, turn = self.turns.known.running(state), state.turn
+        if agent is None:
+            return
+        command = ResumeTurn(TurnId(turn.turn_id), turn.run, self.shards.name, agent.graph.fingerprint)
         resumed = await self._report(loaded, metadata, command)
         if resumed is None:
             return
@@ -292,14 +330,23 @@ class TakeUp:
         state = loaded.state
         if not isinstance(state, Running) or begun is None or begun.thread_id != loaded.thread_id:
             return False
-        agent, crashed = self.turns.agents.get(state.thread.graph), self.turns.crashed.get(loaded.thread_id)
+        agent, crashed = self.turns.known.running(state), self.turns.crashed.get(loaded.thread_id)
         return (
             _is_new(state.turn)
             and self.shards.is_later(loaded.thread_id, begun.position)
             and (crashed is None or crashed.turn_id != state.turn.turn_id)
             and agent is not None
-            and agent.graph.fingerprint == state.turn.graph
+            and (agent.version, agent.graph.fingerprint) == (state.turn.agent_version, state.turn.graph)
         )
+
+
+def _left_alone(loaded: LoadedThread, node: str, agent: str) -> str:
+    """Say why a turn is left as it is, and what to do."""
+    return (
+        f"The turn of {loaded.thread_id} stands at the node {node!r}, which the agent {agent!r} of this process does "
+        "not have. It has open calls, items or approvals, so it is left as it is until a process has the node. "
+        f"{alias_advice(node)}"
+    )
 
 
 def _is_new(turn: Turn) -> bool:

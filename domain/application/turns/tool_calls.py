@@ -1,38 +1,29 @@
 """Running the tool calls that a model or a node has requested."""
 
 import asyncio
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
-from domain.agents.agent import Agent
-from domain.agents.error_text import error_text, message_of, shortened
-from domain.agents.tools import ToolContext, unreadable
+from domain.application.turns.check_input import argument_error
 from domain.application.turns.node_attempt import NodeAttempt
 from domain.application.turns.task_group import NodeTasks
 from domain.application.turns.token_counting import count_tokens
-from domain.application.turns.user_code import Deadline, DeadlinePassed, call_user_code, run_user_code
-from domain.errors import ToolError, TurnIsOver, WaitsForPerson
-from domain.json import copied, storable_text
-from domain.thread.commands import CallOutcome, EndCall, RequestApproval, StartCalls
+from domain.application.turns.tool_run import CallResult, ToolRun, error_shown
+from domain.application.turns.tool_texts import CUT_MARK, OUTCOME_UNKNOWN
+from domain.application.turns.turn_cause import sender_of
+from domain.application.turns.user_code import call_user_code
+from domain.errors import AnswerRequired, ApprovalRequired, TurnIsOver, WaitsForPerson
+from domain.json import storable_text
+from domain.thread.commands import AskQuestion, EndCall, RequestApproval, StartCalls
 from domain.thread.events import ToolStarted
 from domain.thread.repeated_calls import digest_of, repeated, with_note
 from domain.thread.size_limits import cut_to_fit
 from domain.thread.state import Call
 
-_log = logging.getLogger(__name__)
-
 RESULT_CHARS_PER_TOKEN = 8
 """Characters of a tool's result that are kept for each token of the context window: twice what a prompt can show."""
-
-MAX_NAME_CHARS = 100
-"""Characters that are shown of a tool name that a model made up."""
-
-MAX_NAMES_CHARS = 5_000
-"""Characters that are shown of the list of tools."""
-
-CUT_MARK = "\n[cut: the result was longer than can be kept]"
 
 
 @dataclass
@@ -40,6 +31,8 @@ class ToolCalls:
     """The open tool calls of a turn, run by one attempt at a node."""
 
     node: NodeAttempt
+    _retries: dict[str, int] = field(init=False, default_factory=dict)
+    """How often each tool has asked the model to call it again in this turn, if one has since this began."""
 
     async def run(self) -> None:
         """Run all open tool calls at the same time, and record each start and outcome as it happens.
@@ -54,6 +47,7 @@ class ToolCalls:
         run = self.node.run
         await run.save()
         await self._decide_interrupted()
+        await self._refuse_invalid()
         unapproved = [call for call in self._open_calls("requested") if self._needs_approval(call)]
         await self._ask(unapproved, "policy")
         calls = self._open_calls("requested", "granted", "started")
@@ -66,12 +60,19 @@ class ToolCalls:
         started = {recorded.event.call for recorded in starts if isinstance(recorded.event, ToolStarted)}
         if len(started) < len(calls):
             raise TurnIsOver  # another process has started them
+        await self._find_actor(calls)
         if len(calls) == 1:
             await self._run(calls[0])
         else:
             await NodeTasks(stop_on_error=False).run([self._run(call) for call in calls])
         if self.node.state.turn.calls:
             raise WaitsForPerson
+
+    async def _find_actor(self, calls: Sequence[Call]) -> None:
+        """Find out who sent the turn's message, if a tool may ask. The log is read once for each run of the turn."""
+        run, tools = self.node.run, self.node.agent.by_name
+        if run.actor is None and any(tools[c.request.name].takes_context for c in calls if c.request.name in tools):
+            run.actor = await run.patiently(lambda: sender_of(run.services.repository, run.loaded))
 
     def _open_calls(self, *statuses: str) -> list[Call]:
         return [call for call in self.node.state.turn.calls if call.status in statuses]
@@ -82,7 +83,21 @@ class ToolCalls:
         await self._ask([call for call, policy in left if policy == "ask_person"], "outcome_unknown")
         for call, policy in left:
             if policy == "ask_model":
-                await self._end(call, "unknown", "It is not known whether this call had an effect. Check, or ask.")
+                await self._end(call, CallResult("unknown", OUTCOME_UNKNOWN))
+
+    async def _refuse_invalid(self) -> None:
+        """End the calls that a person would have to approve and whose arguments do not fit: no person is asked.
+
+        Calls that need no approval are checked when they run.
+        """
+        for call in self._open_calls("requested"):
+            tool = self.node.agent.by_name.get(call.request.name)
+            if tool is None or call.request.fault or tool.approval is False:
+                continue
+            error = argument_error(tool, call.request.arguments)
+            if error is not None:
+                text = error_shown(error, self._max_result_chars + 1)
+                await self._end(call, CallResult("failed", text), not_run=True)
 
     async def _ask(self, calls: Sequence[Call], because: Literal["policy", "outcome_unknown"]) -> None:
         if calls:
@@ -108,37 +123,60 @@ class ToolCalls:
     async def _run(self, call: Call) -> None:
         clock = asyncio.get_running_loop().time
         started = clock()
-        outcome, text = await self._outcome(call)
-        await self._end(call, outcome, text, int((clock() - started) * 1000))
-
-    async def _outcome(self, call: Call) -> tuple[CallOutcome, str]:
-        """Run a call and return its result for the model; errors are results, too."""
-        run, tool, fault = self.node.run, self.node.agent.by_name.get(call.request.name), call.request.fault
-        if tool is None:
-            return "failed", unknown_tool(self.node.agent, call.request.name)
-        if fault:
-            return "failed", unreadable(tool, fault)
-        context = ToolContext(run.thread_id, call.request.id, f"{run.thread_id}:{call.version}")
-        arguments, name = copied(call.request.arguments), f"tool {tool.name!r} of {run.place}"
+        one = ToolRun(self.node, call, self._max_result_chars + 1, self._count_retry)
         try:
-            result = await run_user_code(lambda: tool.run(arguments, context), name, Deadline(tool.timeout), inner=True)
-        except DeadlinePassed:
-            late = f"{tool.name} did not answer within {tool.timeout:g} s"
-            return ("failed", f"{late}.") if tool.idempotent else ("unknown", f"{late}. It may have had its effect.")
-        except Exception as error:  # noqa: BLE001  (a tool may raise anything; the model sees it and can correct the call)
-            _log.info("%s failed: %s", name, error_text(error))
-            limit = self._max_result_chars + 1
-            return "failed", message_of(error, limit) if isinstance(error, ToolError) else error_text(error, limit)
-        if isinstance(result, str):
-            return "succeeded", str(result)
-        return "failed", f"{tool.name} gave {type(result).__name__} where text was expected"
+            result = await one.run(partial(self._start_again, call))
+        except ApprovalRequired as asked:
+            await self._suspend(call, asked)
+            return
+        await self._end(call, result, int((clock() - started) * 1000))
 
-    async def _end(self, call: Call, outcome: CallOutcome, content: str, duration_ms: int = 0) -> None:
-        run, limit = self.node.run, self._max_result_chars
+    async def _start_again(self, call: Call, attempt: int) -> None:
+        """Record a further attempt of a call that may be repeated."""
+        run = self.node.run
+        starts = await self.node.report(
+            StartCalls(run.turn_id, ((call.version, attempt),), run.number), durable=False, soon=True
+        )
+        if not any(isinstance(recorded.event, ToolStarted) for recorded in starts):
+            raise TurnIsOver  # the turn is cancelled, or another process has it
+
+    def _count_retry(self, tool: str) -> int:
+        """Count a `Retry` of a tool, and return how many the turn had before. Calls run at the same time."""
+        before = self._retries.get(tool)
+        if before is None:
+            before = dict(self.node.state.turn.tool_retries).get(tool, 0)
+        self._retries[tool] = before + 1
+        return before
+
+    async def _suspend(self, call: Call, asked: ApprovalRequired) -> None:
+        """Ask a person for a call that has been started: whether it may go on, or what the tool wants to know."""
+        run = self.node.run
+        report: RequestApproval | AskQuestion = RequestApproval(
+            run.turn_id, (call.version,), "policy", run.number, asked.reason
+        )
+        if isinstance(asked, AnswerRequired):
+            report = AskQuestion(
+                *(run.turn_id, self.node.state.turn.step, storable_text(asked.question), 0, "person"),
+                *(asked.schema, asked.number, run.number, call.version),
+            )
+        if not await self.node.report(report):
+            raise TurnIsOver  # another process has found an outcome
+
+    async def _end(self, call: Call, result: CallResult, duration_ms: int = 0, *, not_run: bool = False) -> None:
+        run, limit, content = self.node.run, self._max_result_chars, result.text
         text = cut_to_fit(storable_text(content if len(content) <= limit else content[:limit] + CUT_MARK), CUT_MARK)
         text = self._with_note(call, text)
-        tokens = await count_tokens(run.services.tokens, text)
-        report = EndCall(run.turn_id, call.version, outcome, text, tokens, duration_ms, run.number)
+        report = EndCall(
+            run.turn_id,
+            call.version,
+            result.outcome,
+            text,
+            await count_tokens(run.services.tokens, text),
+            duration_ms,
+            run.number,
+            not_run,
+            result.asks_again,
+        )
         last = len(self.node.state.turn.calls) == 1  # then the node usually ends, and its report follows at once
         if not await self.node.report(report, durable=False, soon=last):
             raise TurnIsOver  # another process has found an outcome
@@ -157,12 +195,3 @@ class ToolCalls:
     @property
     def _max_result_chars(self) -> int:
         return self.node.run.services.context_window * RESULT_CHARS_PER_TOKEN
-
-
-def unknown_tool(agent: Agent, name: str) -> str:
-    """Return an error text for a tool that does not exist; "" for one that exists."""
-    if name in agent.by_name:
-        return ""
-    known = ", ".join(agent.by_name) or "none"
-    missing = f"There is no tool {shortened(name, MAX_NAME_CHARS)!r}." if name else "The call does not name a tool."
-    return f"{missing} The tools are: {shortened(known, MAX_NAMES_CHARS)}."

@@ -28,6 +28,21 @@ async def causing_command_of(repository: ThreadRepository, begun: Recorded) -> M
     return caused_by(begun.metadata)
 
 
+async def sender_of(repository: ThreadRepository, loaded: LoadedThread) -> str:
+    """Return the actor who sent the message that the running turn answers; "" if the request named none.
+
+    A retry answers the message of an earlier turn, so the actor is not the one who asked for the retry.
+    """
+    begun = await beginning(repository, loaded)
+    if isinstance(begun.event, TurnStarted) and begun.event.retries and isinstance(loaded.state, Running):
+        messages = (message for message in reversed(loaded.state.thread.window) if message.role == "user")
+        if message := next(messages, None):
+            begun = await _event(repository, loaded.thread_id, Version(message.version - 1))
+    if isinstance(begun.event, TurnStarted) and begun.event.queued:
+        begun = await _event(repository, loaded.thread_id, Version(begun.event.queued))
+    return begun.metadata.actor or ""
+
+
 async def first_event(repository: ThreadRepository, thread_id: ThreadId) -> Recorded:
     """Return the first event of the thread's own: of a fork, the one that says so."""
     origin = await repository.origin(thread_id)

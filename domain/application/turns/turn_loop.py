@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from domain.agents.agent import Agent
 from domain.agents.error_text import error_text, failure_text
-from domain.agents.graph import Node
+from domain.agents.graph import Node, alias_advice
+from domain.agents.registry import Agents
+from domain.application.turns.check_input import check_values_after
 from domain.application.turns.node_context import NodeContext
 from domain.application.turns.run import TurnRun
 from domain.application.turns.token_counting import estimate_tokens
@@ -51,7 +52,7 @@ class TurnLoop:
     """
 
     run: TurnRun
-    agents: Mapping[str, Agent]
+    agents: Agents
     store_retry_s: float
     is_handed_over: Callable[[], bool]
 
@@ -104,12 +105,14 @@ class TurnLoop:
         """Try the node in flight once."""
         run = self.run
         state, turn = run.loaded.state, run.turn
-        if not isinstance(state, Running) or turn is None or state.thread.graph not in self.agents:
+        agent = self.agents.running(state) if isinstance(state, Running) else None
+        if not isinstance(state, Running) or turn is None or agent is None:
             raise TurnIsOver
-        agent = self.agents[state.thread.graph]
-        node = agent.graph.by_name.get(turn.node)
+        node = agent.graph.find(turn.node)
         if node is None:
-            detail = f"The graph {agent.name!r} has no node {turn.node!r} any more."
+            if turn.has_open_work:
+                raise TurnIsOver  # another process may have the node: see `TakeUp`
+            detail = f"The graph {agent.name!r} has no node {turn.node!r} any more. {alias_advice(turn.node)}."
             await self._report(FailTurn(run.turn_id, "graph_changed", detail, run.number))
         elif turn.step >= agent.graph.step_limit:
             detail = (
@@ -200,6 +203,7 @@ async def _run_node(context: NodeContext, node: Node) -> tuple[tuple[NodeEvent, 
     """
     facts = context.complete(tuple(own_copy(fact) for fact in await node.run(context)))
     check_node_events(facts, context.state)
+    check_values_after(context.agent, context.state, facts)
     to_json(facts)
     after = fold(context.state, facts) if context.agent.graph.chooses(node.name) else context.state
     if not isinstance(after, Running):

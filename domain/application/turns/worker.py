@@ -83,7 +83,7 @@ class Worker:
             self.wakeups,
             self.id,
             self.name,
-            lambda: () if self.only else self.turns.agents.keys(),  # a worker for one thread borrows no others
+            lambda: () if self.only else self.turns.known.announced(),  # a worker for one thread borrows no others
             lease,
             standby,
             busy=lambda: self._take_up.running(),  # noqa: PLW0108  (it is made after this)
