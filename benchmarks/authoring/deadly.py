@@ -12,7 +12,7 @@ from examples.returns.shop import Effect, Shop
 
 __all__ = ["desk"]
 
-_do = Shop._do
+_do = Shop._do  # noqa: SLF001  (the journal is where every effect goes through)
 
 
 def do(self: Shop, effect: Effect) -> None:
@@ -24,4 +24,4 @@ def do(self: Shop, effect: Effect) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-Shop._do = do  # type: ignore[method-assign]
+Shop._do = do  # type: ignore[method-assign]  # noqa: SLF001

@@ -108,7 +108,7 @@ class ThreadfoldDesk:
 
     async def say(self, text: str) -> str:
         if not self._thread:
-            body = {"graph": "returns", "values": {"customer": "mia"}}
+            body = {"graph": "returns", "subject": "mia"}
             self._thread = (await self._http.post("/v1/threads", json=body)).raise_for_status().json()["thread_id"]
         return await self._send("turns", {"user_input": text})
 

@@ -32,8 +32,7 @@ def main() -> None:
                 given = Command(resume=request.get("say", request.get("grant")))
             else:
                 given = {"customer": "mia", "messages": [("user", request["say"])]}
-            if given is not None or not waits:
-                graph.invoke(given, CONFIG, durability="sync")
+            graph.invoke(given, CONFIG, durability="sync")
             state = graph.get_state(CONFIG)
             asked = [interrupt.value for interrupt in state.interrupts]
             answer = asked[0] if asked else state.values["messages"][-1].text

@@ -29,7 +29,7 @@ def events(http: httpx.Client, thread: str) -> Iterator[tuple[str, Any]]:
 def main(url: str, customer: str) -> None:
     """Open a thread with a budget, send each line of input, and print what the desk says."""
     http = httpx.Client(base_url=url, timeout=60)
-    thread = http.post("/v1/threads", json={"graph": "returns", "values": {"customer": customer}}).json()["thread_id"]
+    thread = http.post("/v1/threads", json={"graph": "returns", "subject": customer}).json()["thread_id"]
     http.put(f"/v1/threads/{thread}/budget", json={"limits": [{"window": "turn", "tokens": 20_000}]}).raise_for_status()
     following = events(http, thread)
     for said in sys.stdin:

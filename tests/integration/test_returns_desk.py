@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -29,14 +30,19 @@ def answer(request: Request) -> Reply:
     return stream(*pieces) if request.body.get("stream") else completion(text)
 
 
+@asynccontextmanager
+async def serving(agent: str, database_url: str = "memory://") -> AsyncIterator[Api]:
+    async with (
+        OpenAIServer(otherwise=answer) as model,
+        running_api(database_url=database_url, llm_endpoint=model.endpoint, llm_model="test", agents=(agent,)) as api,
+    ):
+        yield api
+
+
 @pytest.fixture
 async def api() -> AsyncIterator[Api]:
     SHOP.forget()
-    agents = ("examples.returns.agent:desk",)
-    async with (
-        OpenAIServer(otherwise=answer) as model,
-        running_api(database_url="memory://", llm_endpoint=model.endpoint, llm_model="test", agents=agents) as api,
-    ):
+    async with serving("examples.returns.agent:desk") as api:
         yield api
 
 
@@ -94,13 +100,30 @@ async def test_a_customer_returns_an_order(api: Api) -> None:
     await client.read("Which order is it about?")
     await client.type("A-17")
     path, approval = await waiting(api)
-    assert approval["arguments"] == {"customer": "mia", "order": "A-17", "dollars": 110}
+    assert approval["arguments"] == {"order": "A-17", "dollars": 110}
     granted = {"decision": "grant", "hash": approval["hash"]}
     assert (await api.post(f"{path}/{approval['approval_id']}", json=granted)).is_success
     await client.read("Your return: refunded 110 dollars. The mail about it: sent")
     await client.type("When are you open?")
     assert "We are o" in await client.read("We are open all day.\n")
     assert await client.leave() == 0
+    assert [effect.kind for effect in SHOP.effects] == ["refund", "mail"]
+
+
+async def test_a_return_that_waits_goes_on_after_an_upgrade(database_url: str) -> None:
+    SHOP.forget()
+    async with serving("tests.support.returns_before:desk_1", database_url) as before:
+        thread = await before.opened(graph="returns", subject="mia")
+        begun = await before.turn(thread, "I want to return A-17")
+        assert begun.json()["status"] == "waiting"
+        assert begun.json()["approvals"][0]["node"] == "take_back/pay"
+    async with serving("examples.returns.agent:desk", database_url) as api:
+        path, approval = await waiting(api)
+        granted = {"decision": "grant", "hash": approval["hash"]}
+        assert (await api.post(f"{path}/{approval['approval_id']}", json=granted)).is_success
+        await api.get(f"/v1/threads/{thread}/stream", params={"after": 0, "until_idle": True})
+        messages = (await api.get(f"/v1/threads/{thread}/messages")).json()["items"]
+    assert messages[-1]["content"] == "Your return: refunded 110 dollars. The mail about it: sent"
     assert [effect.kind for effect in SHOP.effects] == ["refund", "mail"]
 
 
