@@ -25,6 +25,7 @@ chaos:
 	@.venv/bin/python -m tests.chaos crashes --runs 300
 	@.venv/bin/python -m tests.chaos crashes --runs 100 --durability turn
 	@.venv/bin/python -m tests.chaos crashes --runs 100 --durability async
+	@.venv/bin/python -m tests.chaos crashes --agent questions --runs 100
 	@.venv/bin/python -m tests.chaos frozen --runs 30
 	@.venv/bin/python -m tests.chaos postgres --turns 2000
 	@.venv/bin/python -m tests.chaos projections --seconds 120

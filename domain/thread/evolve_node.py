@@ -37,12 +37,10 @@ def evolve_node(turn: Turn, event: OfNode, version: Version) -> Turn:
 
 
 def _with_answer(answers: tuple[Answer, ...], event: ModelAnswered) -> tuple[Answer, ...]:
-    """Keep what a later attempt needs: the answer to a question. It replaces that of another question of its number."""
+    """Keep what a later attempt needs: the answer to a question."""
     if not event.question:
         return answers
-    answer = Answer(event.question, event.number, event.content or "", event.item, event.fan_out)
-    of = (event.number, event.item, event.fan_out)
-    return (*(a for a in answers if (a.number, a.item, a.fan_out) != of), answer)
+    return (*answers, Answer(event.question, event.number, event.content or "", event.item, event.fan_out))
 
 
 def _with_question(turn: Turn, event: QuestionAsked | QuestionAnswered, version: Version) -> Turn:

@@ -3,6 +3,8 @@
 make chaos                                            all of it, an hour and a half
 python -m tests.chaos crashes --runs 300 --seed 1     workers killed at every named point
 python -m tests.chaos crashes --runs 1 --seed 217     one of them again
+python -m tests.chaos crashes --agent questions       an agent that asks models and people, works on lists and has a
+                                                      subgraph, killed within all of these
 python -m tests.chaos postgres --turns 2000           PostgreSQL killed every 5 to 20 s, four workers
 python -m tests.chaos frozen --runs 30                workers stopped beyond their lease, and woken up
 python -m tests.chaos projections --seconds 120       late commits, and runners of projections killed again and again;
@@ -41,13 +43,14 @@ from tests.chaos import (
     containment,
     crashes,
     frozen,
+    inquiries,
     outages,
     postgres,
     projections,
     redis_outages,
     rolling,
 )
-from tests.chaos.crashing import POINTS
+from tests.chaos.crashing import POINTS, QUESTION_POINTS
 from tests.e2e.server_process import recorded_model
 
 AT_ONCE = 4
@@ -90,6 +93,8 @@ async def migrated(directory: Path) -> AsyncIterator[tuple[str, str]]:
 
 
 async def run_crashes(directory: Path, arguments: argparse.Namespace) -> bool:
+    if arguments.agent == "questions":
+        return await run_inquiries(directory, arguments)
     gate = asyncio.Semaphore(AT_ONCE)
     reports: list[crashes.Report] = []
     broken = Broken()
@@ -118,6 +123,33 @@ async def run_crashes(directory: Path, arguments: argparse.Namespace) -> bool:
         broken.note("nothing was measured: no worker died")
     say(f"turns stuck, events lost or doubled, tools run twice, transcripts other than recorded: {faults}")
     return not faults and not broken.runs
+
+
+async def run_inquiries(directory: Path, arguments: argparse.Namespace) -> bool:
+    broken = Broken()
+
+    async def run(server: str, template: str, home: Path, seed: int) -> inquiries.Report:
+        await asyncio.to_thread(home.mkdir)
+        return await inquiries.run(server, template, home, seed, arguments.durability)
+
+    reports = await _some(directory, arguments, run, lambda r: f"killed at {', '.join(r.died_at)}", broken, AT_ONCE)
+    died = Counter(point for report in reports for point in report.died_at)
+    if not died.total():
+        broken.note("nothing was measured: no worker died")
+    say(f"workers killed: {died.total()}: " + ", ".join(f"{point} {died[point]}" for point in QUESTION_POINTS))
+    calls, answers = sum(r.paid for r in reports), sum(r.answered for r in reports)
+    say(f"{len(reports)} runs, {sum(r.turns for r in reports)} turns, {sum(r.events for r in reports)} events")
+    say(f"turns resumed {sum(r.resumed for r in reports)}, calls of models {calls}, answers of people {answers}")
+    counts = {
+        "turns that did not complete": sum(len(r.found.stuck) for r in reports),
+        "effects doubled": sum(len(r.found.doubled) for r in reports),
+        "answers paid twice although known": sum(len(r.found.paid_twice) for r in reports),
+        "questions asked twice": sum(len(r.found.asked_twice) for r in reports),
+        "answers lost": sum(len(r.found.lost) for r in reports),
+        "other faults": sum(len(r.found.others) for r in reports) + broken.runs,
+    }
+    say(", ".join(f"{what} {count}" for what, count in counts.items()))
+    return not any(counts.values())
 
 
 async def run_postgres(directory: Path, arguments: argparse.Namespace) -> bool:
@@ -274,9 +306,10 @@ async def _some(
     run: Callable[[str, str, Path, int], Awaitable[R]],
     tell: Callable[[R], str],
     broken: Broken,
+    at_once: int = AT_ONCE_SERVICES,
 ) -> list[R]:
-    """Have the runs of some seeds, two at a time, and tell of each as it ends."""
-    gate, reports = asyncio.Semaphore(AT_ONCE_SERVICES), list[R]()
+    """Have the runs of some seeds, `at_once` at a time, and tell of each as it ends."""
+    gate, reports = asyncio.Semaphore(at_once), list[R]()
 
     async def one(seed: int) -> None:
         async with gate:
@@ -336,6 +369,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--turns", type=int, default=2_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--agent", choices=["airline", "questions"], default="airline", help="of crashes")
     parser.add_argument("--durability", choices=["sync", "turn", "async"], default="sync")
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--idle", choices=["other", "same"])

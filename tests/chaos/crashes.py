@@ -121,11 +121,11 @@ class Run:
                 ScopeLimits(Scope(DEFAULT_TENANT), plenty, runtime.clock.now(), None), {}
             )
             keeping = asyncio.create_task(self._keep_a_worker())
-            stack.push_async_callback(_cancelled, keeping)
+            stack.push_async_callback(cancelled, keeping)
             service = Service(runtime)
             await self._talk(service)
             await self._check(runtime.repository)
-            await self._check_ledger(runtime)
+            self.report.faults += await check_ledger(runtime, ThreadId(self.conversation.thread_id))
 
     async def _talk(self, service: Service) -> None:
         thread_id = ThreadId(self.conversation.thread_id)
@@ -136,7 +136,7 @@ class Run:
             self.report.turns += 1
             deciding = asyncio.create_task(self._decide(service, thread_id))
             try:
-                turn = await _end_of(service, started)
+                turn = await end_of(service, started)
             finally:
                 deciding.cancel()
             if turn is None or turn.status != "completed":
@@ -179,22 +179,6 @@ class Run:
                 process.kill()
                 process.join()
 
-    async def _check_ledger(self, runtime: Runtime) -> None:
-        """Wait until nothing is reserved any more, and hold what is settled against the log."""
-        calls = [r.event async for r in runtime.repository.follow(ThreadId(self.conversation.thread_id))]
-        spent = sum(c.prompt_tokens + c.completion_tokens for c in calls if isinstance(c, ModelCalled))
-        loop = asyncio.get_running_loop()
-        until = loop.time() + PATIENCE
-        while True:
-            (usage,) = await runtime.reservations.ledger.limit_usage(DEFAULT_TENANT, runtime.clock.now())
-            if not usage.reserved.tokens or loop.time() > until:
-                break
-            await asyncio.sleep(0.1)
-        if usage.reserved.tokens:
-            self.report.faults.append(f"{usage.reserved} stays reserved")
-        if usage.spent.tokens != spent:
-            self.report.faults.append(f"{usage.spent} is settled, {spent} tokens are in the log")
-
     async def _check(self, repository: ThreadRepository) -> None:
         faults, thread_id = self.report.faults, ThreadId(self.conversation.thread_id)
         recorded = [event async for event in repository.follow(thread_id)]
@@ -233,6 +217,25 @@ def check_events(recorded: Sequence[Recorded]) -> list[str]:
     return faults
 
 
+async def check_ledger(runtime: Runtime, thread_id: ThreadId) -> list[str]:
+    """Wait until nothing is reserved any more, and compare what is settled with the log of the only thread."""
+    calls = [r.event async for r in runtime.repository.follow(thread_id)]
+    spent = sum(c.prompt_tokens + c.completion_tokens for c in calls if isinstance(c, ModelCalled))
+    loop = asyncio.get_running_loop()
+    until = loop.time() + PATIENCE
+    while True:
+        (usage,) = await runtime.reservations.ledger.limit_usage(DEFAULT_TENANT, runtime.clock.now())
+        if not usage.reserved.tokens or loop.time() > until:
+            break
+        await asyncio.sleep(0.1)
+    faults = []
+    if usage.reserved.tokens:
+        faults.append(f"{usage.reserved} stays reserved")
+    if usage.spent.tokens != spent:
+        faults.append(f"{usage.spent} is settled, {spent} tokens are in the log")
+    return faults
+
+
 @asynccontextmanager
 async def new_database(server: str, template: str = "template0") -> AsyncIterator[str]:
     """Create a database for a while, and give its URL."""
@@ -254,10 +257,10 @@ async def execute(url: str, statement: str, *arguments: object) -> Sequence[asyn
         await connection.close()
 
 
-async def _end_of(service: Service, started: StartedTurn) -> TurnView | None:
+async def end_of(service: Service, started: StartedTurn, patience: float = PATIENCE) -> TurnView | None:
     """Wait for the end of a turn, even while it waits for a person, of which the service tells at once."""
     loop = asyncio.get_running_loop()
-    until = loop.time() + PATIENCE
+    until = loop.time() + patience
     while (left := until - loop.time()) > 0:
         if turn := await service.turn_end(started.outcome, started.turn_id, left):
             return turn
@@ -265,6 +268,6 @@ async def _end_of(service: Service, started: StartedTurn) -> TurnView | None:
     return None
 
 
-async def _cancelled(task: asyncio.Task[None]) -> None:
+async def cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -39,6 +39,39 @@ POINTS = (
     "after the completion",
 )
 
+RECORDED = (
+    "ModelAnswered",
+    "QuestionAsked",
+    "FanOutStarted",
+    "ItemCompleted",
+    "ToolStarted",
+    "ToolSucceeded",
+    "TurnResumed",
+)
+"""Events at whose append, before or after it, a worker of the agent that asks is killed."""
+
+QUESTION_POINTS = (
+    "before an ask",
+    "during an ask",
+    "after an ask",
+    *[f"{when} {name}" for name in RECORDED for when in ("before", "after")],
+    "before a node of the subgraph ends",
+    "after a node of the subgraph ends",
+    "in the subgraph",
+    "item started",
+    "item had its effect",
+    "tool started",
+    "tool done",
+    "before QuestionAnswered",
+    "after QuestionAnswered",
+    "before the completion",
+    "after the completion",
+)
+"""Points of the agent that asks, see `inquiry`. No worker appends `QuestionAnswered`: the run kills the worker then."""
+
+SUBGRAPH = '"node":"ask/'
+"""Part of a `NodeCompleted` of the subgraph."""
+
 _reached: Counter[str] = Counter()
 
 
@@ -60,9 +93,16 @@ class Events(PostgresEventStore):
         reached("before the completion" if ends else "before an append")
         if "ToolStarted" in types:
             reached("approval granted")  # in conversations with approvals, among others
+        names = [name for name in RECORDED if name in types]
+        if any(record.type == "NodeCompleted" and SUBGRAPH in record.payload for record in append.records):
+            names.append("a node of the subgraph ends")
+        for name in names:
+            reached(f"before {name}")
         position = await super().append(append)
         if "ApprovalRequested" in types:
             reached("approval requested")
+        for name in names:
+            reached(f"after {name}")
         reached("after the completion" if ends else "after an append")
         return position
 
@@ -94,14 +134,22 @@ class Model(OpenAIChatModel):
     async def complete(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
         """Ask, perhaps for the last time."""
 
+        asks = bool(request.question)
+
         def heard(text: str) -> None:
             reached("during the answer")
+            if asks:
+                reached("during an ask")
             if on_delta:
                 on_delta(text)
 
         reached("before the model")
+        if asks:
+            reached("before an ask")
         answer = await super().complete(request, heard)
         reached("after the answer")
+        if asks:
+            reached("after an ask")
         return answer
 
 

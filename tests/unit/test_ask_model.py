@@ -11,10 +11,13 @@ import pytest
 from pydantic import BaseModel, Field
 
 from domain.agents.output import Output, output_of
+from domain.application.command_handler import CommandRequest, execute
 from domain.models.chat import AnswerInvalid, ModelUnreachable
 from domain.ports.wakeups import Delta, Withdrawn
 from domain.thread.codec import Metadata, Recorded
+from domain.thread.commands import AnswerQuestion
 from domain.thread.events import MessageAppended, ModelAnswered, ModelCalled, NodeFailed, TurnCompleted, TurnFailed
+from domain.thread.state import Running
 from tests.support.runtime import Stage, calls, double, one_node, says, stage
 from threadfold import Agent, Graph, ItemContext, Json, Node, NodeEvent, RetryPolicy, TurnContext
 
@@ -197,6 +200,46 @@ async def test_questions_at_the_same_time_keep_their_answers() -> None:
     await played.say("go")
     assert (await said(played))[-1] == "0 1 2 3 4"
     assert [e.number for e in await played.happened(ModelAnswered) if isinstance(e, ModelAnswered)] == [0, 1, 2, 3, 4]
+
+
+async def test_attempts_may_ask_in_different_orders() -> None:
+    """Several questions one after the other, of several at a time: the order depends on how fast models answer."""
+
+    async def two(turn: TurnContext, name: str) -> list[str]:
+        first = await turn.ask(f"{name} first")
+        await sleeps.pop()
+        return [first, await turn.ask(f"{name} second")]
+
+    async def work(turn: TurnContext) -> Sequence[NodeEvent]:
+        parts = await asyncio.gather(two(turn, "ann"), two(turn, "bob"))
+        decision = await turn.ask_person("Which?")
+        return [turn.say(f"{parts} {decision}")]
+
+    sleeps = [asyncio.sleep(delay) for delay in (0.02, 0, 0, 0.02)]  # the last is taken first
+    played = stage(one_node(work), *[says(text) for text in ("a1", "b1", "b2", "a2")])
+    loaded = await played.say("go")
+    assert isinstance(loaded.state, Running)
+    (question,) = loaded.state.turn.open_questions
+    deciding = AnswerQuestion(question.version, question.hash, "this")
+    await execute(played.repository, CommandRequest(played.thread_id, lambda _: (deciding,), Metadata()))
+    async with played.worker().working():
+        await played.settled()
+    assert (await said(played))[-1] == "[['a1', 'a2'], ['b1', 'b2']] this"
+    assert len(await played.happened(ModelCalled)) == 4
+    assert not sleeps
+
+
+async def test_the_same_question_may_be_asked_several_times() -> None:
+    async def work(turn: TurnContext) -> Sequence[NodeEvent]:
+        dice = [await turn.ask("Roll the dice") for _ in range(3)]
+        return [turn.say(f"{dice} {await turn.ask_customer('Enough?')}")]
+
+    played = stage(one_node(work), *[says(text) for text in "123"])
+    await played.say("go")
+    await played.begin("yes")
+    async with played.worker().working():
+        await played.settled()
+    assert (await said(played))[-1] == "['1', '2', '3'] yes"
 
 
 async def test_a_model_that_does_not_answer_fails_the_node() -> None:

@@ -1,21 +1,22 @@
 """Questions of nodes to people and to customers: a turn waits for the answer, and goes on in any process."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Literal
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from domain.application.command_handler import CommandRequest, execute
 from domain.application.thread_repository import LoadedThread
 from domain.errors import ApprovalChanged, InvalidInput, ThreadBusy, UnknownApproval
 from domain.ids import Version
-from domain.json import Json
 from domain.thread.codec import Metadata
 from domain.thread.commands import AnswerQuestion, AskQuestion, CancelTurn, StartTurn
 from domain.thread.decider import decider
 from domain.thread.events import (
     CancellationRequested,
+    ItemCompleted,
     MessageAppended,
     ModelCalled,
     NodeCompleted,
@@ -30,7 +31,19 @@ from domain.thread.events import (
 from domain.thread.state import Idle, Question, Running
 from tests.support.given import A_RUNNING_TURN, OTHER_TURN, TURN, given, running
 from tests.support.runtime import Stage, calls, double, one_node, says, stage
-from threadfold import Agent, NodeEvent, ToolContext, TurnContext, assistant, tool
+from threadfold import (
+    END,
+    Agent,
+    Graph,
+    ItemContext,
+    Json,
+    Node,
+    NodeEvent,
+    ToolContext,
+    TurnContext,
+    assistant,
+    tool,
+)
 
 ASKED = QuestionAsked("Refund 12?", "h1")
 TO_CUSTOMER = QuestionAsked("Which order?", "h2", to="customer")
@@ -185,6 +198,128 @@ async def test_what_a_customer_is_asked_cannot_be_asked_after_generate() -> None
     async def work(turn: TurnContext) -> Sequence[NodeEvent]:
         await turn.generate()
         return [turn.say(await turn.ask_customer("Why?"))]
+
+    played = stage(one_node(work), says("hm"))
+    await played.say("go")
+    (failed,) = await played.happened(TurnFailed)
+    assert isinstance(failed, TurnFailed)
+    assert "ask before `generate` or in another node" in failed.detail
+
+
+class Signed(BaseModel):
+    by: str
+
+    @field_validator("by")
+    @classmethod
+    def _is_signed(cls, by: str) -> str:
+        if not by.startswith("#"):
+            raise ValueError("sign it with #")
+        return by
+
+
+async def answer_all(played: Stage, loaded: LoadedThread) -> list[str]:
+    """Answer each question with its first word, signed only when it is asked again; return the questions."""
+    texts: list[str] = []
+    while isinstance(loaded.state, Running):
+        question = loaded.state.turn.open_questions[0]
+        texts.append(question.text)
+        first = question.text.split()[0]
+        loaded = await answer(played, question, {"by": f"#{first}" if "fit" in question.text else first})
+    return texts
+
+
+async def test_people_who_are_asked_at_the_same_time_answer_their_own_question() -> None:
+    async def work(turn: TurnContext) -> Sequence[NodeEvent]:
+        signed = await asyncio.gather(*[turn.ask_person(f"{name} signs?", Signed) for name in ("ann", "bob")])
+        return [turn.say(" ".join(each.by for each in signed))]
+
+    played = stage(one_node(work))
+    asked = await answer_all(played, await played.say("go"))
+    assert await last_message(played) == "#ann #bob"
+    assert len(set(asked)) == len(asked) == 4, "each is asked once, and once more because it is not signed"
+
+
+async def test_attempts_may_ask_people_in_different_orders() -> None:
+    async def review(turn: TurnContext, name: str) -> str:
+        await sleeps.pop()
+        return f"{name}: {await turn.ask_person(f'{name} signs?')}"
+
+    async def work(turn: TurnContext) -> Sequence[NodeEvent]:
+        return [turn.say(", ".join(await asyncio.gather(review(turn, "ann"), review(turn, "bob"))))]
+
+    sleeps = [asyncio.sleep(delay) for delay in (0, 0.02, 0, 0.02, 0.02, 0)]  # the last is taken first
+    played = stage(one_node(work))
+    question = open_question(await played.say("go"))
+    assert question.text == "ann signs?"
+    question = open_question(await answer(played, question, "yes"))
+    assert question.text == "bob signs?"
+    assert isinstance((await answer(played, question, "no")).state, Idle)
+    assert await last_message(played) == "ann: yes, bob: no"
+    assert not sleeps
+
+
+async def test_the_same_question_may_be_asked_twice() -> None:
+    async def work(turn: TurnContext) -> Sequence[NodeEvent]:
+        return [turn.say(f"{await turn.ask_person('Which?')}, {await turn.ask_person('Which?')}")]
+
+    played = stage(one_node(work))
+    again = open_question(await answer(played, open_question(await played.say("go")), "left"))
+    await answer(played, again, "right")
+    assert await last_message(played) == "left, right"
+
+
+async def test_answers_under_way_are_recorded_before_the_turn_waits() -> None:
+    """Otherwise they would be paid for again when the node runs again."""
+
+    async def each(item: ItemContext, word: Json) -> Json:
+        await asyncio.sleep(0.01)
+        return await item.ask(f"item {word}")
+
+    async def two(turn: TurnContext) -> str:
+        return f"{await turn.ask('first')} {await turn.ask('second')}"
+
+    async def work(turn: TurnContext) -> Sequence[NodeEvent]:
+        parts = await asyncio.gather(two(turn), turn.map(["a", "b"], each), turn.ask_person("Which?"))
+        return [turn.say(str(parts))]
+
+    played = stage(one_node(work), *[says(text) for text in "wxyz"])
+    question = open_question(await played.say("go"))
+    assert len(await played.happened(ItemCompleted)) == 2
+    await answer(played, question, "this")
+    prompts = sorted(str(request.messages[-1].content) for request in played.script.asked)
+    assert prompts == ["first", "item a", "item b", "second"]
+    assert len(await played.happened(ModelCalled)) == 4
+
+
+async def test_the_outcome_of_a_tool_is_recorded_before_the_turn_waits() -> None:
+    runs: list[str] = []
+
+    @tool
+    async def pay(order: str) -> str:
+        """Pay, which may happen once."""
+        await asyncio.sleep(0.01)
+        runs.append(order)
+        return "paid"
+
+    async def request(turn: TurnContext) -> Sequence[NodeEvent]:
+        return turn.request("pay", order="A-17")
+
+    async def work(turn: TurnContext) -> Sequence[NodeEvent]:
+        _, answered = await asyncio.gather(turn.run_tools(), turn.ask_person("Which?"))
+        return [turn.say(answered)]
+
+    graph = Graph("desk", "request", [Node("request", request), Node("work", work)], {"request": "work", "work": END})
+    played = stage(Agent(graph, tools=[pay]))
+    question = open_question(await played.say("go"))
+    assert len(await played.happened(ToolSucceeded)) == 1
+    assert isinstance((await answer(played, question, "this")).state, Idle)
+    assert runs == ["A-17"]
+
+
+async def test_a_question_is_refused_while_the_conversation_is_continued() -> None:
+    async def work(turn: TurnContext) -> Sequence[NodeEvent]:
+        events, _ = await asyncio.gather(turn.generate(), turn.ask_person("Which?"))
+        return events
 
     played = stage(one_node(work), says("hm"))
     await played.say("go")

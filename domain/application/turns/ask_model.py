@@ -4,6 +4,7 @@ The answer is recorded as soon as it is there. After a crash the next attempt us
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -30,6 +31,7 @@ CORRECTION = "That does not fit: {error}. Answer again, only with a JSON object 
 class ModelQuestion(Generic[T]):
     """A question to a model. `number` counts the questions of the node or of the item, from 0.
 
+    `before` counts the digests of the questions that the attempt at the node or item has asked so far.
     `on_delta` and `retract` show the answer while it is written: see `ModelCall`. `model` None: as the policy chooses.
     """
 
@@ -37,6 +39,7 @@ class ModelQuestion(Generic[T]):
     instructions: str
     output: Output[T]
     number: int
+    before: Counter[str]
     item: int | None = None
     fan_out: int = 0
     model: str | None = None
@@ -66,10 +69,9 @@ async def ask_model(node: NodeAttempt, question: ModelQuestion[T]) -> tuple[T, s
     """
     messages, step = question.messages, node.state.turn.step
     digest = digest_of(messages)
-    place = (question.number, question.item, question.fan_out)
-    for known in node.state.turn.answers:
-        if (known.number, known.item, known.fan_out) == place and known.question == digest:
-            return question.output.parse(known.content), known.content
+    known = _recorded(node, question, digest)
+    if known is not None:
+        return question.output.parse(known), known
     made = await _call(node, question, messages, digest)
     try:
         value = question.output.parse(made.answer.content or "")
@@ -88,6 +90,17 @@ async def ask_model(node: NodeAttempt, question: ModelQuestion[T]) -> tuple[T, s
     if not await node.report(RecordAnswer(run.turn_id, step, answered, run.number), durable=False):
         raise TurnIsOver
     return value, made.answer.content or ""
+
+
+def _recorded(node: NodeAttempt, question: ModelQuestion[T], digest: str) -> str | None:
+    """Return the recorded answer: the first to this question that the attempt has not asked for yet.
+
+    The order of different questions does not matter: when several are asked at a time, attempts differ in it.
+    """
+    place, index = (question.item, question.fan_out, digest), question.before[digest]
+    question.before[digest] += 1
+    known = [a.content for a in node.state.turn.answers if (a.item, a.fan_out, a.question) == place]
+    return known[index] if index < len(known) else None
 
 
 def digest_of(messages: Sequence[ChatMessage]) -> str:

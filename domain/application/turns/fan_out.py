@@ -4,8 +4,9 @@ Each item's result is recorded as soon as it is there, so that an item is not pr
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -67,6 +68,8 @@ class FanOutItem:
     """The state before the fan-out began. An item sees no later state, so its result does not depend on the others."""
     index: int
     fan_out: int = 0
+    asked: Counter[str] = field(default_factory=Counter)
+    """The digests of the questions that the current attempt has asked."""
     questions: int = 0
     """The number of questions that the current attempt has asked."""
     last_answer: str = ""
@@ -86,8 +89,10 @@ class FanOutItem:
 
     async def ask(self, prompt: str, instructions: str = "", *, output: Any = str, model: str | None = None) -> Any:
         """Ask a model; see `TurnContext.ask`."""
-        number, self.questions = self.questions, self.questions + 1
-        question = ModelQuestion(prompt, instructions, output_of(output), number, self.index, self.fan_out, model)
+        number, asked = self.questions, self.asked
+        self.questions += 1
+        place = (self.index, self.fan_out)
+        question = ModelQuestion(prompt, instructions, output_of(output), number, asked, *place, model)
         answer, self.last_answer = await ask_model(self.work, question)
         return answer
 
@@ -130,6 +135,7 @@ async def _until_done(
     clock = asyncio.get_running_loop().time
     while True:
         started, context.questions, context.last_answer = clock(), 0, ""
+        context.asked = Counter()
         try:
             result = await run_user_code(lambda: each(context, copied(item.value)), name, inner=True)
             duration = int((clock() - started) * 1000)

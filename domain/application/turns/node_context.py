@@ -1,11 +1,11 @@
 """The `TurnContext` of one attempt at a node: what a node's function is given."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as replace_fields
 from functools import partial
-from itertools import count
 from typing import Any, Literal
 
 from msgspec.structs import replace
@@ -18,7 +18,8 @@ from domain.agents.tools import Tool
 from domain.agents.values import typed_values
 from domain.application.thread_repository import LoadedThread
 from domain.application.turns.ask_model import ModelQuestion, ask_model
-from domain.application.turns.ask_person import ask_question
+from domain.application.turns.ask_person import AskedInAttempt, ask_question
+from domain.application.turns.calls_under_way import CallsUnderWay
 from domain.application.turns.fan_out import run_fan_out
 from domain.application.turns.generate import GeneratedAnswer, Generation, offered, with_unrecorded
 from domain.application.turns.model_calls import ModelCall, PreparedPrompt
@@ -27,7 +28,7 @@ from domain.application.turns.services import TurnServices
 from domain.application.turns.token_counting import count_tokens, in_thread_if_long
 from domain.application.turns.tool_calls import ToolCalls
 from domain.application.turns.user_code import call_user_code
-from domain.errors import BudgetExhausted, InvalidInput, PromptTooLarge, TurnIsOver
+from domain.errors import BudgetExhausted, InvalidInput, PromptTooLarge, TurnIsOver, WaitsForPerson
 from domain.ids import ThreadId
 from domain.json import Json, copied
 from domain.models.chat import MESSAGE_OVERHEAD, ChatMessage, ModelError
@@ -57,7 +58,11 @@ class NodeContext:
     _requests: int = field(init=False, default=0)
     _fan_outs: int = field(init=False, default=0)
     _asked_models: int = field(init=False, default=0)
-    _question_numbers: Iterator[int] = field(init=False, default_factory=count)
+    _digests: Counter[str] = field(init=False, default_factory=Counter)
+    _asked_people: AskedInAttempt = field(init=False, default_factory=AskedInAttempt)
+    _calls: CallsUnderWay = field(init=False, default_factory=CallsUnderWay)
+    _generating: int = field(init=False, default=0)
+    """Calls of `generate` that are under way."""
     _generated: list[GeneratedAnswer] = field(init=False, default_factory=list)
     _kept: bool = field(init=False, default=False)
     """Whether an event records what the model has written."""
@@ -158,7 +163,12 @@ class NodeContext:
             self._retract,
             len(self._generated),
         )
-        self._generated += await generation.run()
+        self._generating += 1
+        try:
+            async with self._calls.call():
+                self._generated += await generation.run()
+        finally:
+            self._generating -= 1
         self.last_answer = self._generated[-1].answered.content or ""
         return self._generated[-1].events
 
@@ -180,10 +190,10 @@ class NodeContext:
         if show:
             self._retract()
         on_delta = self._hear if show else None
-        question = ModelQuestion(
-            *(prompt, instructions, output_of(output), number), model=model, on_delta=on_delta, retract=self._retract
-        )
-        answer, self.last_answer = await ask_model(self, question)
+        place = (prompt, instructions, output_of(output), number, self._digests)
+        question = ModelQuestion(*place, model=model, on_delta=on_delta, retract=self._retract)
+        async with self._calls.call():
+            answer, self.last_answer = await ask_model(self, question)
         if show:
             self._retract()
         return answer
@@ -197,12 +207,16 @@ class NodeContext:
         return str(await self._ask_question(question, str, "customer"))
 
     async def _ask_question(self, question: str, output: Any, to: Literal["person", "customer"]) -> Any:
-        if self._generated:
+        if self._generated or self._generating:
             raise InvalidInput(
                 "question",
                 "ask before `generate` or in another node: after the answer the node runs again from its beginning",
             )
-        return await ask_question(self, self._question_numbers, question, output_of(output), to)
+        try:
+            return await ask_question(self, self._asked_people, question, output_of(output), to)
+        except WaitsForPerson:
+            await self._calls.end()
+            raise
 
     def complete(self, facts: Sequence[NodeEvent]) -> tuple[NodeEvent, ...]:
         """Return a node's events together with the answers of models that are not among them."""
@@ -213,7 +227,12 @@ class NodeContext:
         """Run all open tool calls at the same time; see `ToolCalls.run`."""
         if self._over:
             raise TurnIsOver
-        await ToolCalls(self).run()
+        try:
+            async with self._calls.call():
+                await ToolCalls(self).run()
+        except WaitsForPerson:
+            await self._calls.end()
+            raise
         return outcomes(self.state)
 
     async def map(
@@ -221,7 +240,8 @@ class NodeContext:
     ) -> Sequence[Json]:
         """Work on a list of items; see `run_fan_out`."""
         number, self._fan_outs = self._fan_outs, self._fan_outs + 1
-        return await run_fan_out(self, items, each, at_once=at_once, retry=retry, number=number)
+        async with self._calls.call():
+            return await run_fan_out(self, items, each, at_once=at_once, retry=retry, number=number)
 
     async def compact(self) -> Sequence[NodeEvent]:
         """Replace the older messages of the live window by a summary; do nothing if there are none.
