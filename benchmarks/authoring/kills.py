@@ -11,7 +11,18 @@ from typing import Any
 
 from benchmarks.authoring.desks import Desk, Killed, LinesDesk, ThreadfoldDesk
 from examples.returns.shop import Shop
-from tests.fakes.openai_server import Cut, OpenAIServer, Pause, Reply, Request, completion, stream
+from tests.fakes.openai_server import (
+    USAGE,
+    Cut,
+    OpenAIServer,
+    Pause,
+    Reply,
+    Request,
+    chunk,
+    completion,
+    events,
+    stream,
+)
 
 POINTS = {
     "refund": "the money was paid, its result is not stored",
@@ -27,7 +38,7 @@ GONE_S = 0.5
 MAKE: dict[str, Callable[[dict[str, str], Path], Desk]] = {
     "Threadfold": ThreadfoldDesk,
     "LangGraph": lambda env, log: LinesDesk("benchmarks.authoring.langgraph_process", env, log / "log"),
-    "pydantic-ai, DBOS": lambda env, log: LinesDesk("benchmarks.authoring.pydantic_ai_process", env, log / "log"),
+    "pydantic-ai": lambda env, log: LinesDesk("benchmarks.authoring.pydantic_ai_process", env, log / "log"),
 }
 """The desks, each made from its environment and an empty directory."""
 
@@ -41,11 +52,24 @@ class Outcome:
     refunds: int = 0
     mails: int = 0
     paid_again: int = 0
+    """Answers of the model that were delivered once more."""
     asked_again: int = 0
     """Questions to the customer or to a person that had been answered, and were asked once more."""
     resumed_s: float = 0.0
+    """Seconds from the start of the next process until the turn had ended or waited again."""
     answer: str = ""
+    """What the customer read at the end."""
     answers: dict[str, int] = field(default_factory=dict, repr=False)
+
+    @property
+    def doubled(self) -> int:
+        """Payments and mails that happened more than once."""
+        return max(0, self.refunds - 1) + max(0, self.mails - 1)
+
+    @property
+    def lost(self) -> int:
+        """Payments and mails that did not happen, and answers that never came."""
+        return (not self.refunds) + (not self.mails) + ("Your return" not in self.answer)
 
 
 class Endpoint:
@@ -66,6 +90,8 @@ class Endpoint:
                 asyncio.get_running_loop().call_later(GONE_S, self._kill)
                 return Reply(before=[Pause(GONE_S + 0.5), Cut()])
         self._outcome.answers[asked] = self._outcome.answers.get(asked, 0) + 1
+        if request.body.get("tools"):
+            return _with_tool(request.body)
         text = _answer(asked, request.body)
         return stream(text) if request.body.get("stream") else completion(text)
 
@@ -89,6 +115,9 @@ async def killed_at(name: str, point: str, url: str, directory: Path) -> Outcome
         await desk.start()
         try:
             outcome.answer = await _converse(desk, outcome)
+            found = await desk.say("Where is A-18?")
+            if "tea towel" not in found:
+                raise RuntimeError(f"{name} does not find the order: {found}")
         finally:
             await desk.stop()
     effects = Counter(effect.kind for effect in Shop(str(journal)).effects)
@@ -131,10 +160,22 @@ async def _resumed(desk: Desk, outcome: Outcome) -> str:
     return asked
 
 
+def _with_tool(body: dict[str, Any]) -> Reply:
+    """Look the order up, then answer with what was found."""
+    if body["messages"][-1]["role"] == "tool":
+        text = f"Found: {_text(body['messages'][-1]['content'])}"
+        return stream(text) if body.get("stream") else completion(text)
+    function = {"name": "find_order", "arguments": '{"order": "A-18"}'}
+    call = {"index": 0, "id": "call-1", "type": "function", "function": function}
+    if body.get("stream"):
+        return events(chunk("", role="assistant", tool_calls=[call]), chunk(finish="tool_calls"), USAGE, "[DONE]")
+    return completion(None, [call], "tool_calls")
+
+
 def _answer(asked: str, body: dict[str, Any]) -> str:
     """Answer in the form that is asked for: some wrap a word into an object with a field of their own."""
     verdict = "May we take back" in asked
-    value: Any = {"accepted": True, "reason": "as new"} if verdict else "return"
+    value: Any = {"accepted": True, "reason": "as new"} if verdict else "other" if "Where" in asked else "return"
     schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema", {})
     fields = list(schema.get("properties", {}))
     if not verdict and fields:
