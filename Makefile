@@ -1,4 +1,4 @@
-.PHONY: run test test-busy chaos bench bench-all bench-growth bench-flamegraph bench-context fuzz-api real-model lint format migrate lock clean
+.PHONY: run test test-busy chaos bench bench-all bench-growth bench-flamegraph bench-context bench-authoring fuzz-api real-model lint format migrate lock clean
 
 # A terminal's Ctrl-C reaches the server itself; HOST, PORT, DATABASE_URL and so on come from the environment or .env.
 run:
@@ -66,6 +66,11 @@ bench-flamegraph:
 bench-context:
 	@requirements/install dev
 	@.venv/bin/python -m benchmarks.context $(ARGS)
+
+# The returns desk in three frameworks: lines, and what kill -9 does to each: five minutes. ARGS="--points mail": a part
+bench-authoring:
+	@requirements/install bench
+	@.venv-bench/bin/python -m benchmarks.authoring $(ARGS)
 
 # The service held against its own /schema by Schemathesis, with all its default checks: minutes. ARGS="--phases fuzzing"
 fuzz-api:

@@ -17,11 +17,13 @@ PACKAGES = (
     "eventsourcing",
     "fastapi",
     "langchain-core",
+    "langchain-openai",
     "langgraph",
     "langgraph-checkpoint-postgres",
     "litestar",
     "msgspec",
     "psycopg",
+    "pydantic-ai-slim",
     "uvicorn",
     "uvloop",
 )
