@@ -95,7 +95,7 @@ class UnknownGraph(NotFound):
     """No graph of this name is registered."""
 
     def __init__(self, name: str, known: tuple[str, ...]) -> None:
-        super().__init__(f"Unknown graph {name!r}; known graphs: {', '.join(known)}.")
+        super().__init__(f"Unknown graph {name!r}; known graphs: {', '.join(known)}. AGENTS names others to load.")
 
 
 class UnknownAgent(NotFound):

@@ -19,6 +19,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 from domain.agents.error_text import shortened
 from domain.json import Json, JsonObject
 from domain.models.chat import AnswerInvalid, OutputFormat
+from domain.thread.codec import to_json
 
 T = TypeVar("T")
 
@@ -68,6 +69,11 @@ class Output(Generic[T]):
         except ValueError as error:
             quoted = shortened(text, MAX_QUOTED_CHARACTERS)
             raise AnswerInvalid(f"The answer does not fit {self.name}: {error}. The model wrote: {quoted}") from error
+
+    def canonical(self, text: str) -> str:
+        """Return the JSON of an answer that fits, without what the model wrote around it. Raises `AnswerInvalid`."""
+        self.parse(text)
+        return to_json(self._value(text)) if self.schema else text
 
     def _value(self, text: str) -> Json:
         """Find the value in a model's text, which may have other text around the JSON."""

@@ -227,7 +227,8 @@ class _ModelReader:
             refused=event.finish == "refusal",
         )
         if event.question:
-            self._answers.aside(event.question, answer)
+            for _ in range(1 if event.fits else 2):  # an answer that does not fit is asked for twice
+                self._answers.aside(event.question, answer)
         else:
             self._numbered[event.number] = answer
         self._answered()
