@@ -164,7 +164,11 @@ def _progress(context: EventContext[Any]) -> Iterable[Change]:
     after, figures = context.after, context.turn
     if not isinstance(after, Running) or figures is None or context.turn_started_at is None:
         return ()
-    return [_row(context, after.turn, figures, context.turn_started_at, outcome=context.status)]
+    return [_row(context, after.turn, figures, context.turn_started_at, context.status)]
+
+
+def _node(context: EventContext[events.NodeCompleted]) -> Iterable[Change]:
+    return _progress(context) if context.event.next != events.END else ()  # else the turn's end follows
 
 
 def _said(context: EventContext[events.MessageAppended]) -> Iterable[Change]:
@@ -187,7 +191,7 @@ def _tool(context: EventContext[Any], tool: str | None, **counted: int) -> Itera
 
 
 def _enqueued(context: EventContext[events.TurnEnqueued]) -> Iterable[Change]:
-    return [_queued(context, context.event, context.recorded.version, outcome="queued")]
+    return [_queued(context, context.event, context.recorded.version, "queued")]
 
 
 def _ended(context: EventContext[events.TurnEnd]) -> Iterable[Change]:
@@ -195,47 +199,64 @@ def _ended(context: EventContext[events.TurnEnd]) -> Iterable[Change]:
     if not isinstance(before, Running):
         return ()
     reason = event.how if isinstance(event, events.TurnCancelled) else getattr(event, "reason", None)
-    end = {"outcome": TURN_OUTCOMES[type(event)], "reason": reason, "ended_at": context.at}
+    outcome = TURN_OUTCOMES[type(event)]
     if before.turn.turn_id != event.turn_id:
         queued = (one for one in before.thread.queue if one.turn_id == event.turn_id)
-        return [_queued(context, one, one.version, **end) for one in queued]
+        return [_queued(context, one, one.version, outcome, reason=reason, ended_at=context.at) for one in queued]
     if figures is None or began is None:
         return ()
     took = (context.at - began) // timedelta(milliseconds=1)
     detail = beginning(getattr(event, "detail", None))
-    return [_row(context, before.turn, figures, began, duration_ms=took, detail=detail, **end)]
+    row = _row(context, before.turn, figures, began, outcome, reason=reason, detail=detail, ended=context.at, took=took)
+    return [row]
 
 
-def _row(context: EventContext[Any], turn: Turn, figures: TurnFigures, began: datetime, **end: Any) -> Change:
+def _row(
+    context: EventContext[Any],
+    turn: Turn,
+    figures: TurnFigures,
+    began: datetime,
+    outcome: str,
+    *,
+    reason: str | None = None,
+    detail: str | None = None,
+    ended: datetime | None = None,
+    took: int | None = None,
+) -> Change:
+    """Return the row of a turn that has begun. It is hot: names of columns would take twice the time."""
     row = TURN_LIST.row(
-        created_at=began,  # of a queued turn the table keeps the earlier instant of its message
-        started_at=began,
-        waited_ms=figures.waited_ms,
-        prompt_tokens=figures.prompt_tokens,
-        completion_tokens=figures.completion_tokens,
-        cost=figures.cost,
-        model_calls=figures.model_calls,
-        tool_calls=figures.tool_calls,
-        tool_failures=figures.tool_failures,
-        version=turn.started,
-        last_version=context.recorded.version,
-        queued=figures.queued,
-        slice=context.slice,
-        thread_id=context.thread_id,
-        turn_id=turn.turn_id,
-        retries=figures.retries,
-        tenant=context.tenant,
-        graph=context.graph,
-        node=figures.node,
-        user_input=figures.user_input,
-        answer=figures.answer,
-        tools=to_json(list(figures.tools)) if figures.tools else "[]",
-        **end,
+        began,  # of a queued turn the table keeps the earlier instant of its message
+        began,
+        ended,
+        took,
+        figures.waited_ms,
+        figures.prompt_tokens,
+        figures.completion_tokens,
+        figures.cost,
+        figures.model_calls,
+        figures.tool_calls,
+        figures.tool_failures,
+        turn.started,
+        context.recorded.version,
+        figures.queued,
+        context.slice,
+        context.thread_id,
+        turn.turn_id,
+        figures.retries,
+        context.tenant,
+        context.graph,
+        outcome,
+        reason,
+        detail,
+        figures.node,
+        figures.user_input,
+        figures.answer,
+        to_json(list(figures.tools)) if figures.tools else "[]",
     )
     return TURN_LIST, row
 
 
-def _queued(context: EventContext[Any], message: Message, version: int, **end: Any) -> Change:
+def _queued(context: EventContext[Any], message: Message, version: int, outcome: str, **end: Any) -> Change:
     """Return the row of a turn that has not begun, or never will."""
     zeros = dict.fromkeys(_COUNTS, 0)
     row = TURN_LIST.row(
@@ -248,6 +269,7 @@ def _queued(context: EventContext[Any], message: Message, version: int, **end: A
         turn_id=message.turn_id,
         tenant=context.tenant,
         graph=context.graph,
+        outcome=outcome,
         node=message.node,
         user_input=beginning(message.content),
         tools="[]",
@@ -259,15 +281,33 @@ def _queued(context: EventContext[Any], message: Message, version: int, **end: A
 
 _COUNTS = ("waited_ms", "prompt_tokens", "completion_tokens", "cost", "model_calls", "tool_calls", "tool_failures")
 
+_WITHOUT_EFFECT = frozenset(
+    {
+        events.BudgetSet,
+        events.BudgetThresholdReached,
+        events.ContextAssembled,
+        events.HistoryCompacted,
+        events.ItemCompleted,
+        events.MessageEdited,
+        events.ModelAnswered,
+        events.ModelCalled,
+        events.ModelFailed,
+        events.StateUpdated,
+        events.ThreadOpened,
+    }
+)
+"""Events that change no turn's status. The figures of a turn count them, and are written with a later event."""
+
 PROJECTION = Projection(
     "turn_list",
     1,
     (TURN_LIST, TURN_TOOLS),
     {
-        **dict.fromkeys(events.EVENTS, _status),
+        **{event: _status for event in events.EVENTS if event not in _WITHOUT_EFFECT},
         **dict.fromkeys(events.TURN_OUTCOMES, _ended),
         events.TurnEnqueued: _enqueued,
-        events.NodeCompleted: _progress,
+        events.TurnStarted: _progress,
+        events.NodeCompleted: _node,
         events.MessageAppended: _said,
         events.ToolRequested: _requested,
         events.ToolFailed: _failed,
