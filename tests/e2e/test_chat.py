@@ -10,6 +10,8 @@ from tests.support.command import Done, terminal, threadfold
 
 WHOLE = "Fair winds ahead."
 
+EXCHANGE = "tests.support.agents:exchange"
+
 
 def thread_in(text: str) -> str:
     found = re.search(r"Thread ([0-9a-f-]{36})", text)
@@ -220,3 +222,30 @@ async def test_a_lost_turn_is_taken_up_in_its_own_thread_only(tmp_path: Path) ->
 
     assert done.out.endswith(f"{WHOLE}\n")
     assert [state.json["status"] for state in states] == ["idle", "running"]
+
+
+async def test_a_question_to_the_customer_is_answered_by_the_next_line() -> None:
+    done = await chat("Another size\nA-17\n", "--graph", "exchange", database_url="memory://", agents=EXCHANGE)
+
+    assert "Which order?\n" in done.out
+    assert "A person has to answer, and there is no terminal to ask at: Exchange A-17?" in done.out + done.err
+    assert done.status == 1
+
+
+async def test_a_person_answers_at_the_terminal() -> None:
+    settings = {"database_url": "memory://", "agents": EXCHANGE}
+    async with terminal("chat", "--graph", "exchange", **settings) as person:
+        await person.until("> ")
+        person.type("Another size\n")
+        await person.until("Which order?")
+        await person.until("> ")
+        person.type("A-17\n")
+        await person.until("Answer: ")
+        person.type('{"approved": "perhaps"}\n')
+        await person.until("answer.approved")
+        await person.until("Answer: ")
+        person.type('{"approved": true, "size": 3}\n')
+        await person.until("A-17 in 3")
+        await person.until("> ")
+        person.type("\x04")
+        assert await person.ended() == 0
