@@ -75,7 +75,7 @@ async def test_unknown_agents_and_threads_are_refused_at_once() -> None:
     thread = await chat("hi\n", "--thread", "018f0000-0000-7000-8000-000000000000", database_url="memory://")
 
     assert (agent.status, thread.status) == (1, 1)
-    assert agent.err == "Error: Unknown graph 'nobody'; known graphs: assistant.\n"
+    assert agent.err == "Error: Unknown graph 'nobody'; known graphs: assistant. AGENTS names others to load.\n"
     assert thread.err.startswith("Error: There is no thread 018f0000-")
     assert "POST" not in thread.err
 

@@ -60,7 +60,11 @@ def entered(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         if any("group_commit" in name for name in names):
             callers = [waiting(task) for task in asyncio.all_tasks()]
             paths.extend(
-                [from_handler(caller) + names for caller in callers if "group_commit" in " ".join(caller[-1:])]
+                [
+                    from_handler(caller) + names
+                    for caller in callers
+                    if any(module in " ".join(caller[-1:]) for module in ("group_commit", "batching"))
+                ]
             )
         else:
             paths.append(from_handler(names))

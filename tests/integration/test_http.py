@@ -342,6 +342,9 @@ async def test_a_database_that_is_frozen_makes_the_process_unready_and_is_asked_
                     await thawed.wait()
             return []
 
+        async def check_writable(self) -> None:
+            return
+
     readiness = Readiness(cast("EventStore", Frozen()), limit=0.05)
     for _ in range(3):
         assert await readiness.trouble() == "no answer within 0.05 seconds"
