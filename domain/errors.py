@@ -5,6 +5,7 @@ ThreadfoldError
 ├── NotFound
 │   ├── UnknownThread
 │   ├── UnknownGraph
+│   ├── UnknownAgent        a replay names an agent that is not registered
 │   ├── UnknownTurn
 │   ├── UnknownApproval     no call or node waits for this decision
 │   ├── UnknownEvent        the thread has no such version
@@ -83,16 +84,25 @@ class NotFound(ThreadfoldError):
 class UnknownThread(NotFound):
     """There is no thread with this id."""
 
-    def __init__(self, thread_id: ThreadId) -> None:
+    def __init__(self, thread_id: ThreadId, field: str = "thread_id") -> None:
+        """`field` is where the caller named it."""
         super().__init__(f"There is no thread {thread_id}. POST /v1/threads opens one.")
         self.thread_id = thread_id
+        self.field = field
 
 
 class UnknownGraph(NotFound):
     """No graph of this name is registered."""
 
     def __init__(self, name: str, known: tuple[str, ...]) -> None:
-        super().__init__(f"Unknown graph {name!r}; known graphs: {', '.join(known)}.")
+        super().__init__(f"Unknown graph {name!r}; known graphs: {', '.join(known)}. AGENTS names others to load.")
+
+
+class UnknownAgent(NotFound):
+    """No agent of this name is registered."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(f"Unknown agent {name!r}; known agents: {', '.join(known)}.")
 
 
 class UnknownTurn(NotFound):

@@ -24,20 +24,21 @@ class _NoAgentError(Exception):
     """A file has no agent to take, for the reason in the message."""
 
 
-def load_agents(names: Iterable[str]) -> Sequence[Agent]:
+def load_agents(names: Iterable[str], setting: str = "AGENTS") -> Sequence[Agent]:
     """Load each agent that is named as `module:attribute`, `path/to/file.py:attribute` or `path/to/file.py`.
 
     Modules are also searched for in the working directory, after all other places. Relative paths start there, too.
-    A file may import modules of its own directory. Without an attribute, it must have exactly one agent.
+    A file may import modules of its own directory. Without an attribute, it must have exactly one agent. `setting` is
+    the setting or option that has the names, for errors.
 
     Raises:
         BadSetting: a name leads to no `Agent`. The message is one line, with the place of the error in the user's file.
     """
     _make_importable(Path.cwd())
-    return [_load(name) for name in names]
+    return [_load(name, setting) for name in names]
 
 
-def _load(name: str) -> Agent:
+def _load(name: str, setting: str) -> Agent:
     place, attribute = split_agent_name(name)
     stderr = _HeldStderr(sys.stderr)
     try:
@@ -46,10 +47,10 @@ def _load(name: str) -> Agent:
             found = getattr(module, attribute) if attribute else _only_agent(module)
     except BaseException as error:
         why = str(error) if isinstance(error, _NoAgentError) else _explained(error, stderr.text)
-        raise BadSetting(f"AGENTS={name}: {why}") from error
+        raise BadSetting(f"{setting}={name}: {why}") from error
     stderr.release()
     if not isinstance(found, Agent):
-        raise BadSetting(f"AGENTS={name}: this is {type(found).__name__}; expected an Agent")
+        raise BadSetting(f"{setting}={name}: this is {type(found).__name__}; expected an Agent")
     return found
 
 

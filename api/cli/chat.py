@@ -1,6 +1,7 @@
 """`threadfold chat`."""
 
 import asyncio
+import json
 import logging
 import sys
 from collections.abc import Iterator
@@ -13,13 +14,15 @@ from api.cli.bootstrap import EXIT_PROBLEM, connected, explained, here, log_to_s
 from api.cli.output import counted, moment
 from api.cli.turn_printer import Screen
 from api.runtime.composition import open_runtime
+from api.schemas.approvals import ApprovalView
 from api.schemas.requests import DEFAULT_GRAPH, Decide
 from api.services.threads import Service
 from domain.application.streaming.follow import follow
 from domain.errors import InvalidInput, NotFound, ThreadfoldError
 from domain.ids import Version
 from domain.thread.codec import Recorded, to_json
-from domain.thread.events import ApprovalRequested, TurnCompleted, TurnEnd
+from domain.thread.events import ApprovalRequested, QuestionAsked, TurnCompleted, TurnEnd
+from domain.thread.questions import question_for_customer
 from domain.thread.state import Idle, Running
 from infrastructure.settings import load_settings
 
@@ -151,14 +154,14 @@ class Talk:
 
     async def _finish_running(self) -> None:
         loaded = await self._runtime.repository.load(self._thread_id, self._caller.tenant)
-        if isinstance(loaded.state, Running):
+        if isinstance(loaded.state, Running) and not question_for_customer(loaded.state):
             await self._service.history.begin_stream(self._thread_id, self._caller)
             self.screen.note(
                 f"A turn is at its node {loaded.state.turn.node} since {moment(loaded.head.at)} UTC. It is shown as it "
                 "goes on. Ctrl-C leaves."
             )
-            if loaded.state.turn.waits:
-                await self._decide()
+            if loaded.state.turn.waits and not await self._decide():
+                return
             await self._follow(loaded.head.version)
 
     async def _follow(self, seen: Version) -> bool:
@@ -170,8 +173,11 @@ class Talk:
                     continue
                 self.screen.show(signal)
                 if isinstance(signal, Recorded):
-                    if isinstance(signal.event, ApprovalRequested):
-                        await self._decide()
+                    match signal.event:
+                        case QuestionAsked(to="customer"):
+                            return True  # the next line is the answer
+                        case QuestionAsked() | ApprovalRequested() if not await self._decide():
+                            return False
                     if isinstance(signal.event, TurnEnd) and await self._is_over(signal):
                         return isinstance(signal.event, TurnCompleted)
         raise AssertionError("following never ends by itself")
@@ -181,9 +187,13 @@ class Talk:
         after = await self._runtime.repository.load_at(self._thread_id, end.version, self._caller.tenant)
         return not (isinstance(after.state, Idle) and after.state.thread.queue)
 
-    async def _decide(self) -> None:
-        """Ask the user about everything that waits for an approval."""
+    async def _decide(self) -> bool:
+        """Ask the user about everything that waits for a person. Return whether the turn can go on."""
         for approval in await self._service.history.approvals(self._thread_id, self._caller):
+            if approval.question is not None:
+                if not await self._answer(approval):
+                    return False
+                continue
             what = f"{approval.tool} {to_json(approval.arguments)}" if approval.tool else f"node {approval.node}"
             again = " It was started before, and may have had its effect." if approval.because != "policy" else ""
             if not sys.stdin.isatty():
@@ -199,3 +209,24 @@ class Talk:
             decided = Decide(hash=approval.hash, decision="grant" if granted else "deny")
             with suppress(NotFound):  # another client was faster
                 await self._service.decide_approval(self._thread_id, approval.approval_id, decided, self._caller)
+        return True
+
+    async def _answer(self, asked: ApprovalView) -> bool:
+        """Let the user answer a question to a person. Return whether that was possible."""
+        if not sys.stdin.isatty():
+            self.screen.complain(f"A person has to answer, and there is no terminal to ask at: {asked.question}")
+            return False
+        self.screen.note(f"{asked.question}")
+        if asked.answer_schema:
+            self.screen.note(f"The answer is JSON of this schema: {to_json(asked.answer_schema)}")
+        while True:
+            given = input("Answer: ")  # noqa: ASYNC250  (nothing else runs meanwhile)
+            try:
+                value = json.loads(given) if asked.answer_schema else given
+                decided = Decide(hash=asked.hash, decision="answer", answer=value)
+                with suppress(NotFound):  # another client was faster
+                    await self._service.decide_approval(self._thread_id, asked.approval_id, decided, self._caller)
+            except (ValueError, InvalidInput) as error:
+                self.screen.complain(str(error))
+            else:
+                return True

@@ -9,8 +9,10 @@ from typing import Any
 import click
 
 from api.services.history import PointInTime
+from api.services.read_models import Filters
 from domain.errors import InvalidInput
 from domain.ids import MAX_VERSION
+from projections.threads import OUTCOMES, REASONS
 
 
 def instant(text: str) -> datetime:
@@ -40,7 +42,7 @@ def named_as_options() -> Iterator[None]:
     try:
         yield
     except InvalidInput as error:
-        raise click.BadParameter(error.why, param_hint=f"--{error.field}") from error
+        raise click.BadParameter(error.why, param_hint=f"--{error.field.replace('_', '-')}") from error
 
 
 instant_option = partial(click.option, type=instant, metavar="ISO")
@@ -59,3 +61,37 @@ def back_to(command: Callable[..., None]) -> Callable[..., None]:
         command(place=PointInTime(at_version, at_time), **others)
 
     return at_place
+
+
+def filtered(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that choose threads, which give the command its `filters`."""
+
+    @click.option("--search", help="Only threads with a message that has these words.")
+    @click.option("--agent", help="Only threads of this agent.")
+    @click.option(
+        "--status", type=click.Choice(["idle", "running", "waiting"]), multiple=True, help="Only with this status."
+    )
+    @click.option("--outcome", type=click.Choice(OUTCOMES), multiple=True, help="Only those whose last turn ended so.")
+    @click.option(
+        "--reason", type=click.Choice(REASONS), multiple=True, help="Only those whose last turn has this reason."
+    )
+    @instant_option("--since", help="Only those with an event at this instant or later.")
+    @instant_option("--until", help="Only those whose last event was before this instant.")
+    @wraps(command)
+    def of_threads(
+        *,
+        search: str | None,
+        agent: str | None,
+        status: tuple[str, ...],
+        outcome: tuple[str, ...],
+        reason: tuple[str, ...],
+        since: datetime | None,
+        until: datetime | None,
+        **others: Any,
+    ) -> None:
+        if since is not None and until is not None and until < since:
+            raise click.BadParameter("must not be before --since", param_hint="--until")
+        filters = Filters(status, outcome, reason, graph=agent, search=search, active_since=since, active_before=until)
+        command(filters=filters, **others)
+
+    return of_threads

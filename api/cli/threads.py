@@ -8,7 +8,7 @@ import click
 from api.cli.bootstrap import answer, ask, here
 from api.cli.budget import budget
 from api.cli.diff import diff
-from api.cli.options import back_to, limited, named_as_options
+from api.cli.options import back_to, filtered, limited, named_as_options
 from api.cli.output import as_json, moment, show_fields, show_json, show_page, show_table, terminal
 from api.cli.turn_printer import Screen
 from api.schemas.events import EventView, event_view
@@ -21,7 +21,7 @@ from domain.application.streaming.follow import follow
 from domain.ids import MAX_VERSION, ThreadId, Version
 from domain.thread.codec import Recorded, to_json
 from domain.thread.state import Ended
-from projections.threads import OUTCOMES, REASONS, ThreadSummary
+from projections.threads import ThreadSummary
 
 WIDE_COLUMNS = 100
 """Columns of a terminal from which on a list of threads shows a second time."""
@@ -35,29 +35,14 @@ def threads() -> None:
 @threads.command("list")
 @limited
 @click.option("--cursor", help="Continue after the page that gave this cursor.")
-@click.option("--search", help="Only threads with a message that has these words.")
-@click.option(
-    "--status", type=click.Choice(["idle", "running", "waiting"]), multiple=True, help="Only with this status."
-)
-@click.option("--outcome", type=click.Choice(OUTCOMES), multiple=True, help="Only those whose last turn ended so.")
-@click.option("--reason", type=click.Choice(REASONS), multiple=True, help="Only those whose last turn has this reason.")
+@filtered
 @as_json
-def list_threads(
-    *,
-    limit: int,
-    cursor: str | None,
-    search: str | None,
-    status: tuple[str, ...],
-    outcome: tuple[str, ...],
-    reason: tuple[str, ...],
-    as_json: bool,
-) -> None:
+def list_threads(*, limit: int, cursor: str | None, filters: Filters, as_json: bool) -> None:
     """List threads, the last opened first."""
 
     async def listing(service: Service) -> Page[ThreadSummary]:
         await service.runtime.catch_up()
         with named_as_options():
-            filters = Filters(status, search=search, outcome=outcome, reason=reason)
             return await service.reading.threads(filters, cursor, limit, here())
 
     def show(page: Page[ThreadSummary]) -> None:

@@ -106,12 +106,18 @@ def _refuse_wrong_parameters(request: AnyRequest) -> None:
 
 @cache
 def _parameters(route: BaseRouteHandler) -> Mapping[str, frozenset[object]]:
-    """Return a route's parameters by name, with their types: any word is valid text, but no number is a time."""
+    """Return the parameters of a route and of what it depends on, with their types.
+
+    Any word is valid text, but no number is a time.
+    """
+    dependencies = route.resolve_dependencies().values()
+    signatures = [route.parsed_fn_signature, *(provider.parsed_fn_signature for provider in dependencies)]
     return {
         given.kwarg_definition.name or name: frozenset(
             {given.annotation, *(inner.annotation for inner in given.inner_types)}
         )
-        for name, given in route.parsed_fn_signature.parameters.items()
+        for signature in signatures
+        for name, given in signature.parameters.items()
         if isinstance(given.kwarg_definition, QueryParameter)
     }
 

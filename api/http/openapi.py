@@ -13,12 +13,14 @@ from litestar.connection import Request
 from litestar.openapi.plugins import JsonRenderPlugin
 
 from api.http.feed_cursor import MAX_CURSOR_CHARACTERS
-from api.schemas.requests import Body
+from api.schemas.requests import MAX_NAMES, Body
+from domain.application.replay.report import MAX_REPLAYED_THREADS
 from domain.ids import MAX_VERSION
 from domain.json import MAX_INTEGER, MIN_INTEGER
 from domain.thread.events import EVENTS
 from projections.registry import PROJECTIONS
 from projections.threads import OUTCOMES, REASONS
+from projections.turn_list import TURN_STATES
 
 Schema = dict[str, Any]
 
@@ -58,10 +60,13 @@ PARAMETERS: Mapping[tuple[str, str], Schema] = {
 }
 """Schemas of parameters on every path."""
 
+TURN_LISTS = ("/v1/turns", "/v1/threads/{thread_id}/turns")
 ON_PATH: Mapping[tuple[str, str], Schema] = {
     ("/v1/threads", "status"): _some_of(("idle", "running", "waiting")),
     ("/v1/threads", "outcome"): _some_of(OUTCOMES),
     ("/v1/threads", "reason"): _some_of(REASONS),
+    **dict.fromkeys(product(TURN_LISTS, ["outcome"]), _some_of(TURN_STATES)),
+    **dict.fromkeys(product(TURN_LISTS, ["reason"]), _some_of(REASONS)),
     ("/v1/usage", "group_by"): _some_of(("graph", "node", "model")),
     ("/v1/analytics/{subject}", "group_by"): _some_of(("graph", "node", "tool", "reason")),
     ("/v1/budgets", "group_by"): _some_of(("thread_id", "model")),
@@ -71,7 +76,7 @@ ON_PATH: Mapping[tuple[str, str], Schema] = {
 }
 """Schemas of parameters on one path, where the same name has another schema elsewhere."""
 
-LISTS_WITH_VERSION = ("/v1/threads", "/v1/usage", "/v1/analytics/{subject}", "/v1/budgets", "/v1/audit")
+LISTS_WITH_VERSION = ("/v1/threads", *TURN_LISTS, "/v1/usage", "/v1/analytics/{subject}", "/v1/budgets", "/v1/audit")
 VERSION_SEEN: Schema = {"type": "string", "pattern": f"^{UUID_TEXT}:[0-9]{{1,9}}$"}
 
 _REF_JSON: Schema = {"$ref": "#/components/schemas/Json"}
@@ -100,6 +105,13 @@ _SETTLED: Schema = {
 }
 """Requires a result with `settle`, and allows it with nothing else."""
 
+_THREADS_OR_FILTER: Schema = {
+    "oneOf": [
+        {"required": [name], "properties": {name: {"type": kind}}}
+        for name, kind in (("threads", "array"), ("filter", "object"))
+    ]
+}
+
 BODIES: Mapping[tuple[str, str], Schema] = {
     **dict.fromkeys(product(["Invoke", "StartTurn", "UpdateValues", "SetBudget"], ["checkpoint_ref"]), _REF_OR_NULL),
     ("OpenThread", "values"): _OBJECT,
@@ -108,6 +120,14 @@ BODIES: Mapping[tuple[str, str], Schema] = {
     ("Decide", "arguments"): _OBJECT_OR_NULL,
     ("ForkThread", "at_version"): {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_VERSION},
     ("MessageEdit", "version"): _VERSION,
+    ("ReplayThreads", "threads"): {
+        "type": ["array", "null"],
+        "items": _ID,
+        "minItems": 1,
+        "maxItems": MAX_REPLAYED_THREADS,
+    },
+    ("ReplayFilter", "graph"): {"type": ["string", "null"], "pattern": TEXT},  # also one that is no longer registered
+    ("ReplayFilter", "reason"): {"type": "array", "maxItems": MAX_NAMES, "items": {"type": "string", "enum": REASONS}},
     ("Rebuild", "projections"): {
         "type": "array",
         "minItems": 1,
@@ -134,6 +154,7 @@ def tightened(schema: Schema, graphs: Collection[str]) -> Schema:
         for field, given in body["properties"].items():
             body["properties"][field] = _field(name, field, given, graphs)
     components["LimitBody"] |= _SPENT
+    components["ReplayThreads"] |= _THREADS_OR_FILTER
     components["Decide"] |= {"allOf": [_only_with("arguments", "grant"), _only_with("reason", "deny"), _SETTLED]}
     return schema
 
@@ -154,7 +175,7 @@ def _field(body: str, field: str, given: Schema, graphs: Collection[str]) -> Sch
         return {**_nullable(given), "exclusiveMinimum": 0}
     if found is not None:
         return {**_told(given), **found}
-    if field == "graph":
+    if field == "graph" or (body, field) == ("ReplayThreads", "agent"):
         names = sorted(graphs)
         return {**_told(given), "enum": names if given.get("type") == "string" else [*names, None]}
     if given.get("type") == "array":  # the framework allows this, or anything

@@ -25,6 +25,7 @@ _ANSWERS: Mapping[type, tuple[HTTPStatus, str | None]] = {
     errors.BudgetExhausted: (HTTPStatus.PAYMENT_REQUIRED, None),
     errors.NotFound: (HTTPStatus.NOT_FOUND, "thread_id"),
     errors.UnopenedThread: (HTTPStatus.NOT_FOUND, "thread_id"),
+    errors.UnknownAgent: (HTTPStatus.NOT_FOUND, "agent"),
     errors.UnknownTurn: (HTTPStatus.NOT_FOUND, "turn_id"),
     errors.UnknownApproval: (HTTPStatus.NOT_FOUND, "approval_id"),
     errors.UnknownEvent: (HTTPStatus.NOT_FOUND, "version"),
@@ -164,6 +165,8 @@ def _of_domain(error: ThreadfoldError, request: AnyRequest) -> ProblemDetailsExc
         case InvalidInput():
             field, why = error.field[:MAX_TEXT_CHARACTERS], error.why
             detail = f"{field}: {why}"
+        case errors.UnknownThread():
+            field = error.field
         case VersionConflict():
             field = "If-Match" if "if-match" in request.headers else field
             detail = why = detail if error.actual else "There is no such thread yet, so it has no checkpoint."

@@ -2,11 +2,35 @@
 
 from litestar.handlers import HTTPRouteHandler
 
-from api.routes import about, analytics, approvals, budgets, feed, history, limits, stream, threads, turns, verification
+from api.routes import (
+    about,
+    analytics,
+    approvals,
+    budgets,
+    feed,
+    history,
+    limits,
+    replays,
+    stream,
+    threads,
+    turn_list,
+    turns,
+    verification,
+)
 
-ROUTES = [
-    route
-    for subject in (turns, approvals, threads, budgets, limits, history, stream, verification, analytics, feed, about)
-    for route in vars(subject).values()
-    if isinstance(route, HTTPRouteHandler)
-]
+SUBJECTS = (
+    turns,
+    turn_list,
+    approvals,
+    threads,
+    budgets,
+    limits,
+    history,
+    replays,
+    stream,
+    verification,
+    analytics,
+    feed,
+    about,
+)
+ROUTES = [route for subject in SUBJECTS for route in vars(subject).values() if isinstance(route, HTTPRouteHandler)]

@@ -18,6 +18,7 @@ from domain.application.command_handler import checkpoint_of
 from domain.application.thread_repository import LoadedThread
 from domain.errors import BudgetExhausted
 from domain.ids import TurnId
+from domain.thread.questions import question_for_customer
 from domain.thread.state import Idle, Running
 
 Wait = Annotated[
@@ -133,4 +134,6 @@ def _accepted(loaded: LoadedThread, turn_id: TurnId, *, waited: bool = False) ->
         own = state.turn.turn_id == turn_id
         status = "enqueued" if not own else "waiting" if waited and state.waiting else "processing"
     approvals = waiting_approvals(state) if waited else ()
-    return tagged(Accepted(status, loaded.thread_id, checkpoint_of(loaded), turn_id, approvals), HTTPStatus.ACCEPTED)
+    asked = question_for_customer(state) if waited and isinstance(state, Running) else None
+    body = Accepted(status, loaded.thread_id, checkpoint_of(loaded), turn_id, approvals, asked.text if asked else None)
+    return tagged(body, HTTPStatus.ACCEPTED)

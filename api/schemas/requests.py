@@ -1,20 +1,26 @@
 """Request bodies. Unknown fields are refused, so that a misspelt one is not ignored silently."""
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from domain.application.replay.report import MAX_REPLAYED_THREADS
 from domain.money import PER_DOLLAR, units
 from domain.thread.events import Durability, Limit, Strategy
 from domain.thread.limits import MAX_COST, MAX_TOKENS
 from domain.thread.size_limits import MAX_SUBJECT_CHARACTERS
+from domain.thread.state import TurnOutcome
 from domain.windows import SPANS, Span
+from projections.threads import REASONS
 
 DEFAULT_GRAPH = "assistant"
 MAX_INPUT = 200_000
 MAX_NAME = 200
 """Characters of the name of an agent or a model."""
+MAX_NAMES = 50
+"""Names of statuses, outcomes or reasons in a filter."""
 MAX_DOLLARS = MAX_COST // PER_DOLLAR
 
 MAX_THROTTLE = 2**31 - 1
@@ -114,6 +120,89 @@ class Decide(Body):
     ] = None
 
 
+def _number(given: object) -> object:
+    """Refuse text and booleans, which the framework would convert to numbers."""
+    if isinstance(given, bool | str):
+        raise ValueError("must be a number")  # noqa: TRY004  (a ValueError is reported as an error of the field)
+    return given
+
+
+Number = BeforeValidator(_number)
+
+
+def _flag(given: object) -> object:
+    """Refuse text and numbers, which the framework would convert to true or false."""
+    if not isinstance(given, bool):
+        raise ValueError("must be true or false")  # noqa: TRY004  (a ValueError is reported as an error of the field)
+    return given
+
+
+Flag = BeforeValidator(_flag)
+
+
+def _instant(given: object) -> object:
+    """Refuse numbers, which the framework would take for seconds since 1970."""
+    if given is not None and not (isinstance(given, str) and "-" in given[1:]):
+        raise ValueError("must be an instant such as 2026-11-23T10:00:00Z")
+    return given
+
+
+def _reason(given: str) -> str:
+    if given not in REASONS:
+        raise ValueError(f"expected some of {', '.join(REASONS)}")
+    return given
+
+
+Outcomes = Annotated[
+    tuple[TurnOutcome, ...], Field(max_length=MAX_NAMES, description="Only those whose last turn ended so.")
+]
+Reasons = Annotated[
+    tuple[Annotated[str, AfterValidator(_reason)], ...],
+    Field(max_length=MAX_NAMES, description="Only those whose last turn has one of these reasons, such as length."),
+]
+
+
+class ReplayFilter(Body):
+    """Which threads to replay, the last opened first: as for GET /v1/threads."""
+
+    status: Annotated[
+        tuple[Literal["idle", "running", "waiting"], ...],
+        Field(max_length=MAX_NAMES, description="Only threads with one of these statuses."),
+    ] = ()
+    outcome: Outcomes = ()
+    reason: Reasons = ()
+    graph: Annotated[str | None, Field(description="Only threads of this agent.")] = None
+    search: Annotated[str | None, Field(description="Only threads with a message that has these words.")] = None
+    title: Annotated[str | None, Field(description="Only threads whose title begins so.")] = None
+    active_since: Annotated[
+        datetime | None, BeforeValidator(_instant), Field(description="The earliest time of the last event.")
+    ] = None
+    active_before: Annotated[
+        datetime | None, BeforeValidator(_instant), Field(description="The last event was before this.")
+    ] = None
+
+
+class ReplayThreads(Body):
+    """Replay threads: those named in `threads`, or those that match `filter`."""
+
+    threads: Annotated[
+        tuple[UUID, ...] | None, Field(min_length=1, max_length=MAX_REPLAYED_THREADS, description="The threads' ids.")
+    ] = None
+    filter: ReplayFilter | None = None
+    agent: Annotated[
+        str | None, Field(description="Another registered agent to run the turns. Default: each thread's own.")
+    ] = None
+    live: Annotated[
+        bool, Flag, Field(description="Ask the models again. This costs money, and no budget counts it.")
+    ] = False
+    only_different: Annotated[bool, Flag, Field(description="Leave out turns that are the same.")] = False
+    limit: Annotated[
+        int | None,
+        Number,
+        Field(ge=1, le=MAX_REPLAYED_THREADS, description="Threads at most. Default: all that are named, or 20."),
+    ] = None
+
+
 class MessageEdit(Body):
     """A message with another content in the fork."""
 
@@ -140,16 +229,6 @@ class UpdateValues(Body):
 
     values: Values
     checkpoint_ref: CheckpointRef = None
-
-
-def _number(given: object) -> object:
-    """Refuse text and booleans, which the framework would convert to numbers."""
-    if isinstance(given, bool | str):
-        raise ValueError("must be a number")  # noqa: TRY004  (a ValueError is reported as an error of the field)
-    return given
-
-
-Number = BeforeValidator(_number)
 
 
 class LimitBody(Body):

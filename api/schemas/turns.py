@@ -29,6 +29,8 @@ class Accepted(Struct, frozen=True, omit_defaults=True):
     checkpoint: str
     turn_id: UUID
     approvals: Sequence[ApprovalView] = ()
+    question: str | None = None
+    """What the customer is asked, if the turn waits for the customer: the thread's next message is the answer."""
 
 
 class TurnUsage(Struct, frozen=True):

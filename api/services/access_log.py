@@ -33,12 +33,18 @@ class AccessLogService:
 
     async def record_thread(self, caller: Caller, what: What, thread_id: ThreadId) -> None:
         """Record that a thread is shown. Of a fork, record its ancestors too: its first events are theirs."""
+        await self.record_threads_and_ancestors(caller, what, [thread_id])
+
+    async def record_threads_and_ancestors(self, caller: Caller, what: What, threads: Iterable[ThreadId]) -> None:
+        """Record in one access that threads are shown, as `record_thread` does, if there are any."""
         if not self._on:
             return
-        threads = [thread_id]
-        while origin := await self._repository.origin(threads[-1]):
-            threads.append(origin.parent)
-        await self._record(caller, what, threads)
+        found: list[ThreadId] = []
+        for thread_id in threads:
+            found.append(thread_id)
+            while origin := await self._repository.origin(found[-1]):
+                found.append(origin.parent)
+        await self.record_threads(caller, what, found)
 
     async def record_threads(self, caller: Caller, what: What, threads: Iterable[ThreadId]) -> None:
         """Record that something of each of these threads is shown, if there are any."""

@@ -23,11 +23,12 @@ from domain.read_models.queries import Aggregate, Bucket, Condition, Histogram, 
 from domain.read_models.tables import Row, Table, indexed
 from domain.recall.terms import relaxed_searches
 from domain.windows import Window, start_of
-from projections import budgets, status_periods, threads
+from projections import budgets, status_periods, threads, turn_list
 from projections.command_log import AUDIT
 from projections.engine.latency_columns import latency_of, width_for
 from projections.engine.projection import Projection
 from projections.threads import Sort, ThreadSummary
+from projections.turn_list import TurnFilters, TurnSummary
 
 Consistency: TypeAlias = Literal["eventual", "strong"]
 """`strong`: the answer includes everything that was stored before the request."""
@@ -40,6 +41,10 @@ CONSISTENCY_POLL_S = 0.01
 
 MAX_SUMS = 10_000
 """Sums of an answer. More are refused: a list that lacks its end would look complete."""
+
+MAX_COST_USD = 1_000_000
+MAX_DURATION_MS = 10**15
+"""The largest cost and duration that a list of turns can be filtered by."""
 
 T = TypeVar("T")
 
@@ -66,6 +71,10 @@ Loosened = Annotated[int, Meta(ge=0)]
 AFTER_TIME: Any = tuple[Zoned, ThreadId, Loosened]
 AFTER_NUMBER: Any = tuple[Int64, ThreadId, Loosened]
 """What a cursor of threads holds: the last thread's values of the list's order, and the search."""
+
+AFTER_TURN: Any = tuple[Zoned, UUID, ThreadId]
+AFTER_FIGURE: Any = tuple[Int64, UUID, ThreadId]
+"""What a cursor of turns holds."""
 
 
 class HourRange(Struct, frozen=True):
@@ -120,7 +129,13 @@ class ReadModelQueries:
 
     async def threads(self, filters: Filters, cursor: str | None, limit: int, caller: Caller) -> Page[ThreadSummary]:
         """List threads. The access is recorded."""
-        of, order = ("threads", caller.tenant, filters), filters.sort
+        page = await self.matching(filters, cursor, limit, caller.tenant)
+        await self._access_log.record_threads(caller, "list", (ThreadId(one.thread_id) for one in page.items))
+        return page
+
+    async def matching(self, filters: Filters, cursor: str | None, limit: int, tenant: Tenant) -> Page[ThreadSummary]:
+        """List threads. The caller records the access. Raises `InvalidInput`."""
+        of, order = ("threads", tenant, filters), filters.sort
         place = decode_place(cursor, AFTER_NUMBER if order in {"tokens", "cost"} else AFTER_TIME, of)
         page: Page[ThreadSummary] = Page([], None)
         for number, search in enumerate(relaxed_searches(filters.search) if filters.search is not None else [None]):
@@ -129,7 +144,7 @@ class ReadModelQueries:
             if place and number < place[-1]:
                 continue
             query = threads.listing(
-                caller.tenant,
+                tenant,
                 search=search,
                 conditions=_conditions(filters),
                 sort=order,
@@ -140,7 +155,6 @@ class ReadModelQueries:
             page = await self._page(query, of, threads.summary_of, number)
             if page.items or place:
                 break
-        await self._access_log.record_threads(caller, "list", (ThreadId(one.thread_id) for one in page.items))
         return page
 
     async def thread(self, thread_id: ThreadId, caller: Caller) -> ThreadSummary:
@@ -153,6 +167,20 @@ class ReadModelQueries:
             raise UnknownThread(thread_id)
         await self._access_log.record_thread(caller, "summary", thread_id)
         return threads.summary_of(rows[0])
+
+    async def turns(
+        self, filters: TurnFilters, cursor: str | None, limit: int, caller: Caller, thread_id: ThreadId | None = None
+    ) -> Page[TurnSummary]:
+        """List turns, of all threads or of one. The access is recorded. Raises `InvalidInput`, `UnknownThread`."""
+        _check_ranges(filters)
+        if thread_id is not None:
+            await self._runtime.repository.row(thread_id, caller.tenant)
+        of = ("turns", caller.tenant, thread_id, filters)
+        after = decode_place(cursor, AFTER_TURN if filters.sort == "created_at" else AFTER_FIGURE, of)
+        query = turn_list.listing(caller.tenant, filters, thread_id=thread_id, after=after, limit=limit)
+        page = await self._page(query, of, turn_list.summary_of)
+        await self._access_log.record_threads(caller, "list", (ThreadId(one.thread_id) for one in page.items))
+        return page
 
     async def sums(self, name: str, tenant: Tenant, span: HourRange) -> Sums:
         """Add up what a projection counts by the hour, with percentiles of its durations. Raises `InvalidInput`."""
@@ -274,6 +302,16 @@ def _conditions(filters: Filters) -> Sequence[Condition]:
         Where("last_event_at", ">=", filters.active_since),
         Where("last_event_at", "<", filters.active_before),
     )
+
+
+def _check_ranges(filters: TurnFilters) -> None:
+    for least, most, begin, end in (
+        (filters.created_since, filters.created_before, "created_since", "created_before"),
+        (filters.min_cost, filters.max_cost, "min_cost_usd", "max_cost_usd"),
+        (filters.min_duration_ms, filters.max_duration_ms, "min_duration_ms", "max_duration_ms"),
+    ):
+        if least is not None and most is not None and most < least:  # type: ignore[operator]  # both are of one kind
+            raise InvalidInput(end, f"must not be before {begin}" if begin == "created_since" else f"is below {begin}")
 
 
 def _implied(outcomes: Iterable[str]) -> tuple[str, ...]:

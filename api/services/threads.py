@@ -21,6 +21,7 @@ from api.services.access_log import AccessLogService
 from api.services.history import NOW, PointInTime, ThreadHistory
 from api.services.projection_admin import ProjectionAdmin
 from api.services.read_models import ReadModelQueries
+from api.services.replays import Replays
 from api.services.tenant_limits import TenantLimits
 from api.services.verification import Verification
 from domain.agents.agent import Agent
@@ -35,8 +36,6 @@ from domain.application.command_handler import (
 )
 from domain.application.fork import Fork, fork
 from domain.application.queries.transcript import Transcript
-from domain.application.replay.compare import ReplayedTurn
-from domain.application.replay.replay import Replay
 from domain.application.thread_repository import LoadedThread
 from domain.application.turns.check_input import check_change, check_decision, opening_values
 from domain.application.turns.token_counting import count_tokens
@@ -49,8 +48,6 @@ from domain.thread.codec import Metadata
 from domain.thread.events import Durability, Limit, Strategy
 from domain.thread.questions import open_question
 from domain.thread.state import Running, State, Unopened
-from infrastructure.agent_loader import load_agents
-from infrastructure.settings import is_agent_file
 
 KEYED_THREADS = UUID("5f0a8ad5-6d55-4a0e-8f0c-0d3a5e1f7a11")
 """The namespace of the ids of threads that are opened with an idempotency key and no id: a repeated command finds the
@@ -93,6 +90,7 @@ class Service:
         self.history = ThreadHistory(runtime, self.access_log)
         self.audit = Verification(runtime, self.access_log)
         self.reading = ReadModelQueries(runtime, self.access_log)
+        self.replays = Replays(runtime, self.access_log, self.reading)
         self.limits = TenantLimits(runtime, self.reading)
         self.projection_admin = ProjectionAdmin(runtime)
         self.send_buffer = SendBuffer()
@@ -300,24 +298,6 @@ class Service:
             task.cancel()
         loaded = run.loaded
         return loaded if not ending.ended and ending.foresee(run.kept) else None
-
-    async def replay(self, thread_id: ThreadId, graph: str | None, caller: Caller) -> Sequence[ReplayedTurn]:
-        """Run a thread's turns again with the recorded answers, by its own agent or another one.
-
-        `graph` is the name of a registered agent, or names code as `AGENTS` does. Raises `UnknownThread`,
-        `UnknownGraph`, `BadSetting`.
-        """
-        loaded = await self.existing(thread_id, caller)
-        await self.access_log.record_thread(caller, "replay", thread_id)
-        own = "" if isinstance(loaded.state, Unopened) else loaded.state.thread.graph
-        agent = (
-            load_agents([graph])[0] if graph and (":" in graph or is_agent_file(graph)) else self.agent(graph or own)
-        )
-        services = self.runtime.turns.services
-        again = Replay(
-            self.runtime.repository, self.runtime.sandbox, services.tokens, services.context_window, self.runtime.clock
-        )
-        return await again.thread(thread_id, agent, caller.tenant)
 
     async def workers(self) -> Sequence[WorkerView]:
         """List the processes that run turns."""

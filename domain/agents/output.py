@@ -19,6 +19,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 from domain.agents.error_text import shortened
 from domain.json import Json, JsonObject
 from domain.models.chat import AnswerInvalid, OutputFormat
+from domain.thread.codec import to_json
 
 T = TypeVar("T")
 
@@ -69,6 +70,11 @@ class Output(Generic[T]):
             quoted = shortened(text, MAX_QUOTED_CHARACTERS)
             raise AnswerInvalid(f"The answer does not fit {self.name}: {error}. The model wrote: {quoted}") from error
 
+    def canonical(self, text: str) -> str:
+        """Return the JSON of an answer that fits, without what the model wrote around it. Raises `AnswerInvalid`."""
+        self.parse(text)
+        return to_json(self._value(text)) if self.schema else text
+
     def _value(self, text: str) -> Json:
         """Find the value in a model's text, which may have other text around the JSON."""
         value = _find_json(text)
@@ -95,7 +101,9 @@ def _output_of(kind: Any) -> Output[Any]:
     name = re.sub(r"[^a-zA-Z0-9_-]", "_", str(name))[:64]
     if inspect.isclass(kind) and issubclass(kind, msgspec.Struct):
         (schema,), definitions = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
-        own = definitions.pop(schema["$ref"].rpartition("/")[2])
+        own = definitions.pop(own_name := schema["$ref"].rpartition("/")[2])
+        if f'"{schema["$ref"]}"' in msgspec.json.encode([own, definitions]).decode():  # a recursive type
+            definitions[own_name] = own
         return Output(name, {**own, **({"$defs": definitions} if definitions else {})}, _struct_check(kind))
     try:
         adapter = TypeAdapter(kind)

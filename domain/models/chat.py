@@ -118,7 +118,7 @@ class ChatAnswer(Struct, frozen=True):
     `refused`: the model itself says that it refuses the request. `domain.models.answers` checks whether the answer is
     usable. `extra` is what the endpoint `origin` sent in addition: see `ChatMessage`. `thoughts` is the model's
     reasoning, to estimate its tokens. `omitted` lists what the request asked for and the endpoint does not support:
-    `tools`, `temperature`, `max_tokens`.
+    `tools`, `temperature`, `max_tokens`, and of an output `json_schema` or all of `response_format`.
     """
 
     content: str | None

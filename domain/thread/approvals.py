@@ -43,9 +43,9 @@ def decide_approval(command: DecideApproval, state: State) -> Events:
     if approval and not approval.granted and approval.version == command.approval:
         return _decide_node(command, state, approval.hash)
     call = next((c for c in state.turn.calls if c.version == command.approval and c.status == "asked"), None)
-    if call and call.because == "question":
-        call = None
-    if call is None:
+    if any(question.version == command.approval for question in state.turn.open_questions):
+        raise InvalidInput("decision", "this is a question; decide with `answer`, and give the answer")
+    if call is None or call.because == "question":
         raise UnknownApproval(command.approval)
     if command.hash != call.hash:
         raise ApprovalChanged(command.hash, call.hash)

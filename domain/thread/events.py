@@ -213,7 +213,8 @@ class ModelAnswered(Event, frozen=True):
     Either a node or an item asked `prompt`: then `question` is a digest of the request, and `number` counts the
     questions of the node or of the item, from 0. Or the node called `generate` and did not record the message as it
     was: then `question` is empty, `number` counts the node's calls of `generate`, and `calls` are the tool calls that
-    the model requested. `item` is the index of the item that asked, in the node's list number `fan_out`.
+    the model requested. `item` is the index of the item that asked, in the node's list number `fan_out`. `fits` is
+    False for an answer that is not what was asked for, also after a correction.
     """
 
     number: int
@@ -225,6 +226,7 @@ class ModelAnswered(Event, frozen=True):
     finish: Finish = ""
     item: int | None = None
     fan_out: int = 0
+    fits: bool = True
 
 
 class ModelFailed(Event, frozen=True):

@@ -6,7 +6,7 @@ rules merge them with the rows that exist. So a projection has no state of its o
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from msgspec import Struct
@@ -18,13 +18,14 @@ from domain.log.hash_chain import EMPTY_HEAD, Head
 from domain.ports.read_models import Shape
 from domain.read_models.tables import Change, Table
 from domain.thread.codec import Recorded
-from domain.thread.events import Event, ThreadForked, ThreadOpened
+from domain.thread.events import Event, ThreadForked, ThreadOpened, TurnStarted
 from domain.thread.evolve import evolve
 from domain.thread.memory_size import measure
 from domain.thread.state import INITIAL, Running, State
 from domain.windows import LAST, Window, end_of, starts_of
 from projections.engine.budget_overruns import Overrun, overrun, same_spending
 from projections.engine.thread_status import Status, status_of
+from projections.engine.turn_figures import TurnFigures, forked, started
 
 E = TypeVar("E", bound=Event)
 
@@ -41,8 +42,9 @@ class EventContext(Struct, Generic[E], frozen=True, gc=False):
     """An event, and the thread before and after it.
 
     `starts` are the starts of the windows that it was recorded in. `turn_started_at` is of the turn that runs before or
-    after the event. `status` is the status after it, `period` the status period before it. `overrun_before` is the time
-    over budget that lasted until the event, `overrun_after` the one that lasts after it.
+    after the event, and `turn` are its figures including the event. `status` is the status after it, `period` the
+    status period before it. `overrun_before` is the time over budget that lasted until the event, `overrun_after` the
+    one that lasts after it.
     """
 
     event: E
@@ -58,6 +60,7 @@ class EventContext(Struct, Generic[E], frozen=True, gc=False):
     status: Status
     period: StatusPeriod
     turn_started_at: datetime | None
+    turn: TurnFigures | None
     overrun_before: Overrun | None
     overrun_after: Overrun | None
     prices: Prices
@@ -88,6 +91,7 @@ class FoldedThread:
     state: State = INITIAL
     opened_at: datetime | None = None
     turn_started_at: datetime | None = None
+    turn: TurnFigures | None = None
     overrun: Overrun | None = None
     period: StatusPeriod = field(default_factory=lambda: StatusPeriod("idle", START, EMPTY_HEAD.at))
     slice: Slice = field(init=False)
@@ -128,6 +132,9 @@ class FoldedThread:
             self.opened_at = at
         if type(after) is Running and (forked or type(before) is not Running):
             self.turn_started_at = at
+            self._begin_turn(event, after)
+        if self.turn is not None:
+            self.turn.add(event, prices)
         overrun_before = overrun_after = self.overrun if self.overrun and self.overrun.lasts(at) else None
         if forked or not same_spending(before, after):
             overrun_after = overrun(after, recorded.version, at, prices, overrun_before)
@@ -146,6 +153,7 @@ class FoldedThread:
             status,
             self.period,
             self.turn_started_at,
+            self.turn,
             overrun_before,
             overrun_after,
             prices,
@@ -153,8 +161,17 @@ class FoldedThread:
         self._grown += recorded.size
         self.state, self.head, self.overrun = after, Head(recorded.version, digest, at), overrun_after
         if status != self.period.status:
+            if self.period.status == "waiting" and self.turn is not None:
+                self.turn.waited_ms += (at - self.period.since) // timedelta(milliseconds=1)
             self.period = StatusPeriod(status, recorded.version, at)
         return context
+
+    def _begin_turn(self, event: Event, after: Running) -> None:
+        """Begin the figures of a turn, or of a fork's part of it."""
+        if isinstance(event, TurnStarted):
+            self.turn = started(event, after)
+        elif self.turn is not None:
+            self.turn = forked(self.turn)
 
 
 EventHandler: TypeAlias = Callable[[EventContext[Any]], Iterable[Change]]

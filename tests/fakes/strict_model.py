@@ -16,6 +16,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from infrastructure.models.offline.structured import structured
 from tests.fakes.openai_server import USAGE, Reply, Request, chunk, completion, events, refusal
 from tests.support.strict_chat import violations
 
@@ -92,9 +93,14 @@ class StrictModel:
 
 
 def sensible(body: Mapping[str, Any]) -> Answer:
-    """Call the tool `echo` if the user says so, tell a tool's result, or say again how the user's words end."""
+    """Call the tool `echo` if the user says so, tell a tool's result, or say again how the user's words end.
+
+    With a schema the answer is JSON that fits.
+    """
     last = body["messages"][-1]
     content = str(last["content"])[-ECHOED:]
+    if schema := (body.get("response_format") or {}).get("json_schema", {}).get("schema"):
+        return Answer({"content": structured(schema, str(last["content"]))})
     if last["role"] == "tool":
         return Answer({"content": f"The tool said: {content}"})
     if content.endswith(CALL_ECHO):

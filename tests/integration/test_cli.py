@@ -72,6 +72,10 @@ def test_help_needs_nothing_heavy() -> None:
         ["threads", "show", "not-a-uuid"],
         ["threads", "list", "--limit", "0"],
         ["threads", "list", "--cursor", "%%%"],
+        ["turns", "list", "--outcome", "fine"],
+        ["turns", "list", "--min-cost-usd", "-1"],
+        ["turns", "list", "--created-since", "yesterday"],
+        ["turns", "list", "--sort", "tokens"],
         ["threads", "state", UNKNOWN, "--at-version", "1", "--at-time", "2026-11-23T10:00:00Z"],
         ["threads", "state", UNKNOWN, "--at-time", "2026-11-23T10:00:00"],
         ["threads", "state", UNKNOWN, "--at-time", "yesterday"],
@@ -143,6 +147,24 @@ async def test_a_list_goes_on_at_its_cursor(thread: str, database_url: str) -> N
 
     assert [entry["thread_id"] for entry in first["items"]] == [later]
     assert [entry["thread_id"] for entry in rest.json["items"]] == [thread]
+
+
+async def test_turns_are_listed_for_people_and_for_programs(thread: str, database_url: str) -> None:
+    table = await threadfold("turns", "list", "--tool", "calculate", database_url=database_url)
+    document = (await threadfold("turns", "list", "--thread", thread, "--json", database_url=database_url)).json
+    (turn,) = document["items"]
+
+    assert (turn["thread_id"], turn["outcome"], turn["tools"]) == (thread, "completed", ["calculate"])
+    shown = rf"^{turn['turn_id']}  .*\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d  completed .* /calculate 2"
+    assert re.search(shown, table.out, re.MULTILINE), table.out
+    for filters in (["--outcome", "failed"], ["--min-cost-usd", "1"], ["--min-duration-ms", "600000"]):
+        nothing = await threadfold("turns", "list", *filters, database_url=database_url)
+        assert nothing.out == "There are no such turns.\n"
+    refused = await threadfold(
+        "turns", "list", "--min-duration-ms", "5", "--max-duration-ms", "4", database_url=database_url
+    )
+    assert refused.status == 2
+    assert "--max-duration-ms" in refused.err
 
 
 async def test_a_thread_is_summarised(thread: str, database_url: str) -> None:

@@ -34,6 +34,7 @@ async def threads(api: Api) -> tuple[str, str]:
         await api.turn(thread, "hello")
     await api.get("/v1/audit?consistency=strong")
     await api.get("/v1/threads?consistency=strong")
+    await api.get("/v1/turns?consistency=strong")
     await api.get("/v1/instant?consistency=strong&at=2999-01-01T00:00:00Z")
     return made
 
@@ -86,6 +87,25 @@ def lists(one: str, other: str) -> dict[str, list[str]]:
             "/v1/audit?",
             "/v1/audit/reads?",
             "/v1/seals?",
+        ],
+        "turns": [
+            "/v1/turns?",
+            "/v1/turns?order=asc",
+            "/v1/turns?sort=cost",
+            "/v1/turns?outcome=completed",
+            "/v1/turns?tool=calculate",
+            "/v1/turns?graph=assistant",
+            "/v1/turns?min_cost_usd=0",
+            "/v1/turns?created_since=2000-01-01T00:00:00Z",
+            f"/v1/threads/{one}/turns?",
+            "/v1/threads?",
+        ],
+        "turns of a thread": [
+            f"/v1/threads/{one}/turns?",
+            f"/v1/threads/{other}/turns?",
+            f"/v1/threads/{one}/turns?max_duration_ms=1000000",
+            f"/v1/threads/{one}/messages?",
+            "/v1/turns?",
         ],
         "audit": [
             "/v1/audit?",

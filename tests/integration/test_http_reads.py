@@ -27,6 +27,8 @@ READS = "/v1/audit/reads"
 CONTENT: Mapping[str, tuple[str, str]] = {
     "a list": ("/v1/threads", "list"),
     "a search": ("/v1/threads?search=amount&title=%2Frefund", "list"),
+    "turns": ("/v1/turns?tool=refund", "list"),
+    "the turns of a thread": ("/v1/threads/{thread}/turns", "list"),
     "a summary": ("/v1/threads/{thread}", "summary"),
     "a summary of the read model": ("/v1/threads/{thread}?consistency=eventual", "summary"),
     "a summary of then": ("/v1/threads/{thread}?at_version=2", "summary"),

@@ -6,7 +6,16 @@ from collections.abc import Callable
 
 import pytest
 
-from domain.models.chat import ChatAnswer, ChatMessage, ChatRequest, ModelRejectedRequest, ToolsNotSupported, ToolSpec
+from domain.agents.output import output_of
+from domain.models.chat import (
+    ChatAnswer,
+    ChatMessage,
+    ChatRequest,
+    ModelRejectedRequest,
+    OutputFormat,
+    ToolsNotSupported,
+    ToolSpec,
+)
 from infrastructure.models.openai.client import OpenAIChatModel
 from infrastructure.models.openai.dialects import REMEMBERED
 from tests.fakes.openai_server import OpenAIServer, Otherwise, Reply, Request, completion, events, refusal, stream
@@ -19,6 +28,8 @@ FULL = ChatRequest(
     max_tokens=100,
 )
 FIELDS = ("stream_options", "max_tokens", "temperature", "stream", "tools")
+
+TYPED = ChatRequest(FULL.messages, output=output_of(int).format)
 
 Shape = Callable[[str], Reply]
 
@@ -219,3 +230,91 @@ async def test_a_refusal_about_something_else_is_not_repeated() -> None:
         with pytest.raises(ModelRejectedRequest):
             await model.complete(FULL)
     assert len(server.requests) == 1
+
+
+def sent_format(request: Request) -> str | None:
+    """Return the type of structured output that a request asks for."""
+    found: str | None = request.body.get("response_format", {}).get("type")
+    return found
+
+
+def without_schemas(request: Request) -> Reply:
+    """Answer as DeepSeek does."""
+    if sent_format(request) == "json_schema":
+        return refusal(400, "This response_format type is unavailable now")
+    return completion('{"answer": 7}')
+
+
+def without_formats(request: Request) -> Reply:
+    if "response_format" in request.body:
+        return refusal(400, f"'response_format' of type '{sent_format(request)}' is not supported with this model.")
+    return completion("7")
+
+
+def without_both(request: Request) -> Reply:
+    """Answer as Gemini and Cerebras have done."""
+    if request.body.keys() >= {"tools", "response_format"}:
+        return refusal(400, '"tools" is incompatible with "response_format"')
+    return completion('{"answer": 7}')
+
+
+class TestStructuredOutput:
+    async def test_json_is_asked_for_where_schemas_are_refused(self, caplog: pytest.LogCaptureFixture) -> None:
+        async with OpenAIServer(otherwise=without_schemas) as server, client(server) as model:
+            answers = [await model.complete(TYPED) for _ in range(2)]
+        assert [sent_format(each) for each in server.requests] == ["json_schema", "json_object", "json_object"]
+        assert [output_of(int).parse(answer.content or "") for answer in answers] == [7, 7]
+        assert [answer.omitted for answer in answers] == [("json_schema",)] * 2
+        (line,) = [record.getMessage() for record in caplog.records]
+        assert "refuses json_schema for the model small" in line
+        assert "typed answers are checked, but not enforced there" in line
+        assert "Set LLM_OMIT=json_schema to avoid" in line
+
+    async def test_answers_are_valid_without_any_structured_mode(self) -> None:
+        async with OpenAIServer(otherwise=without_formats) as server, client(server) as model:
+            answers = [await model.complete(TYPED) for _ in range(2)]
+        assert [sent_format(each) for each in server.requests] == ["json_schema", "json_object", None, None]
+        assert [output_of(int).parse(answer.content or "") for answer in answers] == [7, 7]
+        assert [answer.omitted for answer in answers] == [("response_format",)] * 2
+
+    async def test_the_field_is_left_out_at_once_if_it_is_unknown(self) -> None:
+        async with OpenAIServer(otherwise=fussy("response_format")) as server, client(server) as model:
+            await model.complete(TYPED)
+        assert [sent_format(each) for each in server.requests] == ["json_schema", None]
+
+    async def test_it_is_tried_again_after_an_hour(self) -> None:
+        clock, once = [NOON], refusal(400, "Unrecognized request argument supplied: response_format")
+        async with OpenAIServer(once, otherwise=hello) as server, client(server, now=lambda: clock[0]) as model:
+            for passed in (REMEMBERED / 2, REMEMBERED, REMEMBERED):
+                await model.complete(TYPED)
+                clock[0] += passed
+        assert [sent_format(each) for each in server.requests] == ["json_schema", None, None, "json_schema"]
+
+    async def test_it_is_never_sent_if_the_setting_says_so(self) -> None:
+        async with OpenAIServer(otherwise=hello) as server:
+            for omit, kind in (("json_schema", "json_object"), ("response_format", None)):
+                async with client(server, omit=(omit,)) as model:
+                    await model.complete(TYPED)
+                assert sent_format(server.requests[-1]) == kind
+
+    async def test_tools_stay_where_both_together_are_refused(self, caplog: pytest.LogCaptureFixture) -> None:
+        both = ChatRequest(FULL.messages, FULL.tools, output=TYPED.output, needs_tools=True)
+        async with OpenAIServer(otherwise=without_both) as server, client(server) as model:
+            answers = [await model.complete(request) for request in (both, both, TYPED)]
+        sent = [("tools" in each.body, sent_format(each)) for each in server.requests]
+        assert sent == [(True, "json_schema"), (True, None), (True, None), (False, "json_schema")]
+        assert [answer.omitted for answer in answers] == [("response_format",), ("response_format",), ()]
+        assert "refuses response_format together with tools: requests to small omit it" in caplog.text
+
+    async def test_a_schema_that_is_refused_takes_no_other_with_it(self, caplog: pytest.LogCaptureFixture) -> None:
+        def answer(request: Request) -> Reply:
+            wanted = request.body.get("response_format", {}).get("json_schema", {})
+            message = "invalid schema for response format: response_format/json_schema: minItems is not supported"
+            return refusal(400, message) if wanted.get("name") == "Many" else completion('{"answer": 7}')
+
+        many = ChatRequest(FULL.messages, output=OutputFormat("Many", {"type": "object", "minItems": 1}))
+        async with OpenAIServer(otherwise=answer) as server, client(server) as model:
+            for request in (many, many, TYPED):
+                await model.complete(request)
+        assert [sent_format(each) for each in server.requests] == ["json_schema", None, None, "json_schema"]
+        assert "refuses the JSON schema Many" in caplog.text

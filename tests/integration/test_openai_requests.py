@@ -8,7 +8,7 @@ import pytest
 
 from domain.errors import InvalidInput
 from domain.ids import ThreadId
-from domain.models.chat import ChatMessage, ChatRequest, ModelUnreachable, ToolCall, ToolSpec
+from domain.models.chat import ChatMessage, ChatRequest, ModelUnreachable, OutputFormat, ToolCall, ToolSpec
 from infrastructure.models.openai.client import OpenAIChatModel
 from tests.fakes.openai_server import (
     Cut,
@@ -62,6 +62,18 @@ class TestARequest:
                 {"role": "tool", "content": "2", "tool_call_id": "c12345678", "name": "add"},
             ],
         }
+
+    async def test_carries_the_schema_of_its_answer(self) -> None:
+        schema = {"type": "object", "properties": {"amount": {"type": "integer"}}, "required": ["amount"]}
+        request = ChatRequest(ASK.messages, output=OutputFormat("Refund", schema))
+        answer = completion('{"amount": 3}')
+        async with OpenAIServer(answer) as server, client(server) as model:
+            given = await model.complete(request)
+        assert server.requests[0].body["response_format"] == {
+            "type": "json_schema",
+            "json_schema": {"name": "Refund", "schema": {**schema, "additionalProperties": False}, "strict": True},
+        }
+        assert (given.content, given.omitted) == ('{"amount": 3}', ())
 
     async def test_says_no_more_than_it_must(self) -> None:
         async with OpenAIServer() as server, client(server, key=None) as model:

@@ -41,6 +41,22 @@ PAGES = (
     "/v1/audit?correlation=correlation 50",
     f"/v1/audit?thread_id={THREAD}",
     f"/v1/audit?command={THREAD}",
+    "/v1/turns",
+    "/v1/turns?order=asc",
+    "/v1/turns?sort=cost",
+    "/v1/turns?sort=duration_ms&order=asc",
+    "/v1/turns?outcome=failed",
+    "/v1/turns?outcome=queued,running,waiting",
+    "/v1/turns?reason=empty_answer,content_filter",
+    "/v1/turns?graph=graph 50",
+    "/v1/turns?tool=tool 50,tool 60",
+    "/v1/turns?outcome=failed&tool=tool 500",
+    "/v1/turns?min_cost_usd=1.95e-8",
+    "/v1/turns?max_cost_usd=5e-10",
+    "/v1/turns?min_duration_ms=19500",
+    "/v1/turns?max_duration_ms=500",
+    "/v1/turns?created_since=2026-09-01T00:00:00Z&created_before=2026-09-02T00:00:00Z",
+    f"/v1/threads/{THREAD}/turns",
 )
 SUMS = (
     "/v1/usage?from=2026-11-01T00:00:00Z&to=2026-11-02T00:00:00Z&group_by=model",
@@ -57,6 +73,8 @@ NAMED = {
     "tenant": "CASE n % 10 WHEN 0 THEN 'default' ELSE 'tenant ' || n % 10 END",
     "status": "CASE n % 500 WHEN 0 THEN 'running' ELSE 'idle' END",
     "last_outcome": "CASE n % 500 WHEN 0 THEN 'failed' ELSE 'completed' END",
+    "outcome": "CASE n % 500 WHEN 0 THEN 'failed' ELSE 'completed' END",
+    "reason": "CASE n % 1000 WHEN 0 THEN 'empty_answer' WHEN 500 THEN 'content_filter' ELSE '' END",
     "last_reason": "CASE n % 1000 WHEN 0 THEN 'empty_answer' WHEN 500 THEN 'content_filter' END",
     "hour": "date_trunc('hour', '2026-11-02'::timestamptz - n * interval '6 minutes', 'UTC')",
     "start": "date_trunc('day', '2026-11-02'::timestamptz - n * interval '6 minutes', 'UTC')",
@@ -125,6 +143,7 @@ async def asked(database_url: str, owner: asyncpg.Connection, monkeypatch: pytes
     monkeypatch.setattr(PostgresReadModels, "_read", listening)
     await owner.execute("SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off")
     async with running_api(database_url=database_url) as api:
+        await api.opened(thread_id=THREAD)
         yield Asked(api, owner, sent)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import date
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
@@ -184,3 +185,20 @@ async def _exchange(turn: TurnContext) -> Sequence[NodeEvent]:
 
 exchange = Agent(Graph("exchange", "ask", [Node("ask", _exchange)], {"ask": END}))
 """Asks the customer which order, and a person whether."""
+
+
+class Claim(BaseModel):
+    """What a customer wants back."""
+
+    order: str
+    amount: int = Field(ge=1)
+    reason: Literal["broken", "late"]
+
+
+async def _claim(turn: TurnContext) -> Sequence[NodeEvent]:
+    reason = await turn.ask(turn.user_input, "Why is it sent back?", output=Literal["broken", "late"])
+    return [turn.update(reason=reason), *await turn.generate()]
+
+
+claims = Agent(Graph("claims", "claim", [Node("claim", _claim)], {"claim": END}), tools=[echo], output=Claim)
+"""Asks for a reason, and answers with a claim."""

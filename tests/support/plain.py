@@ -80,6 +80,8 @@ class Plain:
         self.messages: set[tuple[UUID, int, str, int, str | None]] = set()
         self.commands: Counter[tuple[UUID, str]] = Counter()
         self._calls: defaultdict[UUID, dict[int, str]] = defaultdict(dict)
+        self.turn_rows: dict[tuple[UUID, UUID], dict[str, Any]] = {}
+        self._in_turn: dict[UUID, dict[str, Any]] = {}
         for record in records:
             self._take(record)
 
@@ -98,6 +100,46 @@ class Plain:
         self._tool(record, data, thread)
         self._spend(record, data)
         self._run(record, data)
+        self._list(record, data)
+
+    def _list(self, record: Record, data: dict[str, Any]) -> None:
+        """Write down each turn: those that have ended with all that they did."""
+        at, kind, of = record.recorded_at, record.type, record.thread_id
+        row = self._in_turn.get(of)
+        if kind in {"TurnStarted", "TurnEnqueued"}:
+            counts = dict.fromkeys(("model_calls", "prompt_tokens", "completion_tokens", "cost", "tool_failures"), 0)
+            new: dict[str, Any] = {
+                "created_at": at,
+                "started_at": None,
+                "user_input": data.get("content"),
+                "tools": [],
+                **counts,
+            }
+            row = self.turn_rows.setdefault((of, UUID(data["turn_id"])), new | {"ended": False, "answer": None})
+            if kind == "TurnStarted":
+                row["started_at"] = at
+                if retried := data.get("retries"):
+                    row["user_input"] = self.turn_rows[of, UUID(retried)]["user_input"]
+                self._in_turn[of] = row
+        elif kind in ENDS:
+            row = self.turn_rows[of, UUID(data["turn_id"])]
+            took = row["started_at"] and (at - row["started_at"]) // timedelta(milliseconds=1)
+            reason = data.get("reason") or data.get("how")
+            row |= {"ended": True, "ended_at": at, "outcome": ENDS[kind], "reason": reason, "duration_ms": took}
+        elif row is None or row["ended"]:
+            return
+        elif kind == "MessageAppended" and data.get("content"):
+            row["answer" if data["role"] == "assistant" else "user_input"] = data["content"]
+        elif kind == "ModelCalled":
+            prompt, answer = self.prices.get(data["model"], (0, 0))
+            row["model_calls"] += 1
+            row["prompt_tokens"] += data["prompt_tokens"]
+            row["completion_tokens"] += data["completion_tokens"]
+            row["cost"] += data["prompt_tokens"] * prompt + data["completion_tokens"] * answer
+        elif kind == "ToolRequested":
+            row["tools"].append(data["tool"])
+        elif kind in {"ToolFailed", "ToolOutcomeUnknown"}:
+            row["tool_failures"] += 1
 
     def _spend(self, record: Record, data: dict[str, Any]) -> None:
         of, at, spells = record.thread_id, record.recorded_at, self.overruns[record.thread_id]

@@ -1,5 +1,6 @@
 """Read models as they are stored, to be held against what a plain fold of the log says."""
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,14 +12,19 @@ from domain.read_models.tables import Table
 from projections import nodes, tools, turns, usage
 from projections.budgets import BUDGETS
 from projections.command_log import AUDIT
+from projections.engine.turn_figures import MAX_TEXT_CHARACTERS
 from projections.messages import MESSAGES
 from projections.nodes import NODES
 from projections.status_periods import STATUS_PERIODS
 from projections.threads import THREADS
 from projections.tools import TOOLS
+from projections.turn_list import TURN_LIST, TURN_TOOLS
 from projections.turns import TURNS
 from projections.usage import USAGE
 from tests.support.plain import Plain
+
+CUT = MAX_TEXT_CHARACTERS - 1
+"""Characters of a text that are compared."""
 
 
 async def rows(models: ReadModels, table: Table, *where: Where) -> Sequence[dict[str, Any]]:
@@ -72,10 +78,36 @@ async def differences(models: ReadModels, plain: Plain, tenant: Tenant) -> list[
         (row["thread_id"], str(row["command"])): row["events"]
         for row in await rows(models, AUDIT, mine, Where("by", "=", "caller"))
     }
+    found += turn_differences(await rows(models, TURN_LIST, mine), await rows(models, TURN_TOOLS, mine), plain)
     found += spell_differences(await rows(models, STATUS_PERIODS, mine), plain)
     if audit != dict(plain.commands):
         found.append(f"audit differs: {len(audit)} commands, not {len(plain.commands)}")
     return found
+
+
+def turn_differences(listed: Sequence[dict[str, Any]], called: Sequence[dict[str, Any]], plain: Plain) -> Iterator[str]:
+    """Say which turns are not listed as they were. A turn that has not ended may be listed as of an earlier event."""
+    by_turn = {(row["thread_id"], row["turn_id"]): row for row in listed}
+    if by_turn.keys() != plain.turn_rows.keys():
+        yield f"turn_list: {len(by_turn)} turns are there, not {len(plain.turn_rows)}"
+    counted = Counter[tuple[Any, ...]]()
+    for row in called:
+        counted[row["thread_id"], row["turn_id"], row["tool"]] += row["calls"]
+    wanted_calls = Counter((*turn, tool) for turn, wanted in plain.turn_rows.items() for tool in wanted["tools"])
+    if +counted != wanted_calls:
+        yield f"turn_tools: {sorted(map(str, counted.keys() ^ wanted_calls.keys()))[:3]} differ, or their counts"
+    for turn, wanted in plain.turn_rows.items():
+        if not wanted["ended"] or turn not in by_turn:
+            continue
+        row, tools = by_turn[turn], wanted["tools"]
+        shown = {**row, "tools": json.loads(row["tools"])}
+        expected = {**wanted, "tools": list(dict.fromkeys(tools)), "tool_calls": len(tools)}
+        for name in expected.keys() - ({"ended"} if plain.prices else {"ended", "cost"}):
+            found, value = shown[name], expected[name]
+            if name in {"answer", "user_input"}:
+                found, value = str(found)[:CUT], str(value)[:CUT]
+            if found != value:
+                yield f"turn_list: {turn[1]}: {name} is {found!r}, not {value!r}"
 
 
 def spell_differences(spells: Sequence[dict[str, Any]], plain: Plain) -> Iterator[str]:

@@ -26,6 +26,6 @@ async def strong(api: Api, path: str, **params: Any) -> Any:
 
 async def wrong(api: Api) -> list[str]:
     runtime = api.service.runtime
-    for name in ("threads", "usage"):
+    for name in ("threads", "usage", "turn_list"):
         await api.service.reading.fresh(name)
     return await differences(runtime.log.models, Plain(await whole_log(runtime.repository.store)), DEFAULT_TENANT)

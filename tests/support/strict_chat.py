@@ -13,6 +13,8 @@ A prompt that passes every rule is accepted by each of these, as documented and 
   conversation; calls in the history only beside `tools`; the last message is not the assistant's.
 - Gemini: names begin with a letter or an underscore; results in the order of the calls, as it counts them by position.
 - Groq, Cerebras: fields of other providers in a message are rejected.
+- OpenAI, of `response_format`: a name as of tools; the schema of an object; if `strict`, closed objects that require
+  all their properties; for `json_object`, the word JSON in the prompt.
 """
 
 import json
@@ -44,7 +46,12 @@ def violations(body: Mapping[str, Any], own_fields: Collection[str] = ()) -> lis
     if not all(isinstance(message, dict) for message in messages):
         return ["messages: each must be an object"]
     own = set(own_fields)
-    found = [*_of_tools(body), *_of_order(messages), *_of_calls(messages, declared=bool(body.get("tools")))]
+    found = [
+        *_of_tools(body),
+        *_of_format(body),
+        *_of_order(messages),
+        *_of_calls(messages, declared=bool(body.get("tools"))),
+    ]
     for number, message in enumerate(messages):
         found += [f"messages.{number}: {what}" for what in _of_message(message, own)]
     return found
@@ -70,6 +77,46 @@ def _of_tools(body: Mapping[str, Any]) -> Iterator[str]:
         seen.add(name)
         if (function.get("parameters") or {"type": "object"}).get("type") != "object":
             yield f"tools.{number}: the parameters are no schema of an object"
+
+
+def _of_format(body: Mapping[str, Any]) -> Iterator[str]:
+    """Say what is wrong with the structured output that a request asks for."""
+    wanted = body.get("response_format")
+    if wanted is None:
+        return
+    if wanted == {"type": "json_object"}:
+        if "json" not in json.dumps(body["messages"]).lower():
+            yield "'messages' must contain the word 'json' in some form"
+        return
+    inner = wanted.get("json_schema") if wanted.get("type") == "json_schema" else None
+    if not isinstance(inner, dict) or inner.keys() != {"name", "schema", "strict"} or not _is_name(inner["name"]):
+        yield f"response_format: {_brief(wanted)} is no text, json_object or json_schema with its name"
+        return
+    schema = inner["schema"]
+    if schema.get("type") != "object" and "$ref" not in schema:
+        yield f"Invalid schema for response_format {inner['name']!r}: the root must be an object"
+    if inner["strict"]:
+        yield from (f"Invalid schema for response_format {inner['name']!r}: {what}" for what in _not_strict(schema))
+
+
+def _not_strict(schema: Any) -> Iterator[str]:
+    """Say what strict mode refuses of a schema."""
+    for each in schema if isinstance(schema, list) else ():
+        yield from _not_strict(each)
+    if not isinstance(schema, dict):
+        return
+    if "$ref" in schema and schema.keys() - {"$ref", "$defs"}:
+        yield "$ref cannot have keywords"
+    if schema.get("type") == "object":
+        if schema.get("additionalProperties") is not False:
+            yield "'additionalProperties' is required to be supplied and to be false"
+        if set(schema.get("required", ())) != schema.get("properties", {}).keys():
+            yield "'required' is required to be an array including every key in properties"
+    for keyword, inner in schema.items():
+        if keyword in {"default", "oneOf", "allOf", "not", "minLength", "maxLength", "uniqueItems", "prefixItems"}:
+            yield f"{keyword!r} is not permitted"
+        for part in inner.values() if keyword in {"properties", "$defs"} else [inner]:
+            yield from _not_strict(part)
 
 
 def _of_order(messages: list[dict[str, Any]]) -> Iterator[str]:

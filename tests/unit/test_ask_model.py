@@ -329,7 +329,7 @@ class TestFinalAnswers:
         return Agent(Graph("typed", "answer", nodes, {"answer": "run", "run": "END"}), tools=[double], output=Refund)
 
     async def test_an_agents_answer_is_validated_after_its_tools_have_run(self) -> None:
-        right = '{"order": "A-17", "amount": 4}'
+        right = '{"order":"A-17","amount":4}'
         played = stage(self.agent(), calls(("double", {"number": 2})), says('{"order": "A-17"}'), says(right))
         await played.say("refund it")
         assert (await said(played))[-1] == right
@@ -337,6 +337,11 @@ class TestFinalAnswers:
         (first,) = await played.happened(ModelAnswered)
         assert isinstance(first, ModelAnswered)
         assert first.content == '{"order": "A-17"}'
+
+    async def test_what_the_model_wrote_around_the_json_is_not_in_the_message(self) -> None:
+        played = stage(self.agent(), says('Here it is:\n```json\n{"order": "A-17", "amount": 4}\n```\nFine?'))
+        await played.say("refund it")
+        assert (await said(played))[1] == '{"order":"A-17","amount":4}'
 
     async def test_a_second_wrong_answer_fails_the_turn(self) -> None:
         played = stage(self.agent(), calls(("double", {"number": 2})), says("no"), says("never"))

@@ -3,12 +3,16 @@
 import asyncio
 import subprocess
 import sys
-from typing import Any
+from datetime import date
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel, Field
 
+from domain.agents.output import Output, output_of
+from domain.application.turns.ask_model import CORRECTION
 from domain.models.chat import ChatAnswer, ChatMessage, ChatRequest, ToolCall, ToolSpec, Usage
 from infrastructure.models.offline.model import OfflineModel
 from infrastructure.settings import CHECKOUT
@@ -182,6 +186,7 @@ async def answer_all_that_is_odd() -> None:
         text = begin + (middle * (LONG // len(middle) + 1))[:LONG] + end
         await answer(text)
         await answer(text, "what is my name?")
+        await typed(Refund, text)
         print(begin, middle, end, sep="|", flush=True)  # noqa: T201  (read by the test below)
 
 
@@ -203,3 +208,99 @@ async def test_asks_for_few_sums_and_none_that_is_too_long() -> None:
 async def test_looks_up_the_beginning_of_what_is_long() -> None:
     (call,) = (await answer("look up " + "a_" * LONG)).tool_calls
     assert call.arguments == {"query": "a_" * 250}
+
+
+class Refund(BaseModel):
+    order: str
+    amount: int = Field(ge=1)
+    reason: Literal["too late", "broken", "wrong"]
+    is_urgent: bool
+    note: str | None
+    bought: date
+
+
+class Part(BaseModel):
+    name: str
+    parts: list["Part"]
+
+
+async def typed(kind: Any, *messages: ChatMessage | str, tools: tuple[ToolSpec, ...] = ()) -> Any:
+    prompt = tuple(ChatMessage("user", m) if isinstance(m, str) else m for m in messages)
+    output: Output[Any] = output_of(kind)
+    answer = await OfflineModel(Words()).complete(ChatRequest(prompt, tools, output=output.format, question="q"))
+    assert answer.tool_calls == ()
+    return output.parse(answer.content or "")
+
+
+async def test_fills_a_model_with_what_the_prompt_says() -> None:
+    text = "Order A-17 of 2026-03-04 came broken: I want 30 back, 12 % of it at once. This is not urgent."
+    assert await typed(Refund, text) == Refund(
+        order="A-17", amount=30, reason="broken", is_urgent=False, note=None, bought=date(2026, 3, 4)
+    )
+    noted = "order: A-17, amount is 7, it came too late, urgent; note: call me first\nplease"
+    assert (await typed(Refund, noted)).model_dump() == {
+        "order": "A-17",
+        "amount": 7,
+        "reason": "too late",
+        "is_urgent": True,
+        "note": "call me first",
+        "bought": date(2000, 1, 1),
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (Literal["refund", "question"], "What does this ask for?\nI have questions", "question"),
+        (Literal["refund", "question"], "Refund or question?\nI want a refund", "refund"),
+        (Literal["order_status", "refund"], "What is the status?", "order_status"),
+        (Literal["refund", "question"], "Hello", "refund"),
+        (Literal["no", "yes"], "now, yes", "yes"),
+        (bool, "Is this a complaint?\nNo, it is not", False),
+        (bool, "Yes please", True),
+        (int, "It takes 3 days", 3),
+        (int, "On 2026-03-04 at A-17", 0),
+        (Annotated[int, Field(ge=5, le=9)], "1 2 10 7", 7),
+        (Annotated[int, Field(ge=5, multiple_of=4)], "1 2 10 7", 8),
+        (Annotated[float, Field(gt=0, lt=1)], "5", 0.5),
+        (float, "It costs 1,250.75", 1250.75),
+        (Annotated[str, Field(max_length=5)], "Hello there", "Hello"),
+        (Annotated[str, Field(min_length=5)], "Hi", "Hi..."),
+        (Annotated[str, Field(pattern=r"^[A-Z]-\d+$")], "Is it order A-17?", "A-17"),
+        (list[int], "1, 2 and 3", [1, 2, 3]),
+        (list[Literal["red", "blue", "green"]], "green and red", ["red", "green"]),
+        (Annotated[set[int], Field(min_length=3)], "5", {5, 0, 1}),
+        (tuple[int, bool], "5, no", (5, False)),
+        (int | None, "none", None),
+        (dict[str, int], "1", {}),
+        (list[str], "", [""]),
+    ],
+)
+async def test_finds_a_value_of_the_type_that_is_asked_for(kind: Any, text: str, value: object) -> None:
+    assert await typed(kind, text) == value
+
+
+async def test_recursive_types_end() -> None:
+    assert await typed(Part, "name: wheel") == Part(name="wheel", parts=[])
+
+
+async def test_a_typed_answer_tells_what_tools_answered() -> None:
+    offered = tuple(spec for spec in TOOLS if spec.name == "calculate")
+    request = ChatRequest((ChatMessage("user", "What is 2+3?"),), offered, output=output_of(int).format)
+    first = await OfflineModel(Words()).complete(request)
+    assert [call.name for call in first.tool_calls] == ["calculate"]
+    messages = ("What is it?", asks(*first.tool_calls), result("It is 5"))
+    assert await typed(int, *messages, tools=offered) == 5
+
+
+async def test_a_corrected_question_is_the_same_question() -> None:
+    correction = CORRECTION.format(error="3 - 2 is too small")
+    first = ChatMessage("assistant", '{"answer": 5}')
+    assert await typed(int, "It takes 5 days", first, correction, tools=TOOLS) == 5
+
+
+async def test_a_question_without_a_type_is_quoted() -> None:
+    request = ChatRequest((ChatMessage("user", "What is 2+3?"),), question="0123456789abcdef")
+    answer = await OfflineModel(Words()).complete(request)
+    assert answer.tool_calls == ()
+    assert "The question was: “What is 2+3?” Set LLM_ENDPOINT" in (answer.content or "")

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from infrastructure.models.openai.refusals import FIELDS, rejected_field
+from infrastructure.models.openai.response_format import SCHEMA, WITH_TOOLS
 
 OLD = ("stream_options", "max_tokens", "temperature", "stream", "tools")
+OUTPUT = ("stream", "json_schema", "response_format", "temperature")
 NEW = ("stream_options", "max_completion_tokens", "temperature", "stream", "tools")
 
 
@@ -166,3 +168,178 @@ def test_a_refusal_that_is_about_a_field_names_it(body: str, field: str) -> None
 def test_a_refusal_that_is_about_something_else_names_none(body: str) -> None:
     assert rejected_field(body, OLD) is None
     assert rejected_field(body, NEW) is None
+
+
+ABOUT_OUTPUT = {
+    "OpenAI": (
+        said(
+            "Invalid parameter: 'response_format' of type 'json_schema' is not supported with this model. Learn more "
+            "about supported models at the Structured Outputs guide: https://platform.openai.com/docs/guides",
+            param="response_format",
+        ),
+        "json_schema",
+    ),
+    "Azure, an old version": (
+        said("response_format value as json_schema is enabled only for api versions 2024-08-01-preview and later"),
+        "json_schema",
+    ),
+    "Azure, the field": (said("Unrecognized request argument supplied: response_format"), "response_format"),
+    "DeepSeek": (said("This response_format type is unavailable now", param=None), "json_schema"),
+    "DeepSeek, 422": (
+        "Failed to deserialize the JSON body: response_format.type `json_schema` is unavailable now",
+        "json_schema",
+    ),
+    "Ark": (
+        said(
+            "The parameter `response_format.type` specified in the request are not valid: invalid value: "
+            "`json_schema`, supported values are: `json_object` and `text`",
+            param="response_format.type",
+            code="InvalidParameter",
+        ),
+        "json_schema",
+    ),
+    "Groq": (
+        said(
+            "This model does not support response format `json_schema`. See supported models at "
+            "https://console.groq.com/docs/structured-outputs#supported-models"
+        ),
+        "json_schema",
+    ),
+    "Groq, before it had schemas": (
+        said(
+            "'response_format' : one of the following must be satisfied[('response_format.type' : value is not one of "
+            "the allowed values ['text']) OR ('response_format.type' : value is not one of the allowed values "
+            "['json_object'])]"
+        ),
+        "json_schema",
+    ),
+    "Groq, a keyword": (
+        said("invalid schema for response format: response_format/json_schema/next_step: minItems is not supported"),
+        SCHEMA,
+    ),
+    "OpenRouter, OpenAI's words": (
+        said(
+            "Provider returned error",
+            code=400,
+            metadata={
+                "raw": said(
+                    "Invalid schema for response_format 'Refund': In context=(), 'additionalProperties' is required to "
+                    "be supplied and to be false.",
+                    param="response_format",
+                ),
+                "provider_name": "Azure",
+            },
+        ),
+        SCHEMA,
+    ),
+    "vLLM, a keyword": (
+        json.dumps(
+            {
+                "object": "error",
+                "message": "The provided JSON schema contains features not supported by xgrammar.",
+                "type": "BadRequestError",
+                "code": 400,
+            }
+        ),
+        SCHEMA,
+    ),
+    "llama.cpp, a schema": (said("Failed to initialize samplers: failed to parse grammar", code=400), SCHEMA),
+    "Ollama, a schema": (said("invalid JSON schema in format"), SCHEMA),
+    "Gemini, a schema": (
+        json.dumps([{"error": {"code": 400, "message": "The specified schema has too many states for serving."}}]),
+        SCHEMA,
+    ),
+    "llama.cpp, an old version": (said('Either "json_schema" or "grammar" can be specified, but not both'), SCHEMA),
+    "llama.cpp, a type": (
+        said('response_format type must be one of "text" or "json_object", but got: json_schema'),
+        "json_schema",
+    ),
+    "pydantic, the type": (
+        json.dumps(
+            {
+                "detail": [
+                    {
+                        "type": "literal_error",
+                        "loc": ["body", "response_format", "type"],
+                        "msg": "Input should be 'text' or 'json_object'",
+                        "input": "json_schema",
+                    }
+                ]
+            }
+        ),
+        "json_schema",
+    ),
+    "Mistral, the field": (
+        json.dumps(
+            {
+                "object": "error",
+                "message": {
+                    "detail": [
+                        {
+                            "type": "extra_forbidden",
+                            "loc": ["body", "response_format"],
+                            "msg": "Extra inputs are not permitted",
+                            "input": {"type": "json_schema"},
+                        }
+                    ]
+                },
+            }
+        ),
+        "response_format",
+    ),
+    "Rust": ("unknown field `response_format`, expected one of `model`, `temperature`", "response_format"),
+    "Python": (said("create() got an unexpected keyword argument 'response_format'"), "response_format"),
+}
+
+ABOUT_OUTPUT_AND_TOOLS = {
+    "Gemini": json.dumps(
+        [
+            {
+                "error": {
+                    "code": 400,
+                    "message": "Function calling with a response mime type: 'application/json' is unsupported",
+                    "status": "INVALID_ARGUMENT",
+                }
+            }
+        ]
+    ),
+    "Groq": said("'response_format` json_object cannot be combined with tool/function calling"),
+    "Groq, later": said("json mode cannot be combined with tool/function calling"),
+    "Cerebras": said('"tools" is incompatible with "response_format"'),
+    "llama.cpp": said("Cannot use custom grammar constraints with tools."),
+}
+
+ONLY_OBJECTS = {
+    "OpenAI": said("Invalid parameter: 'response_format' of type 'json_object' is not supported with this model."),
+    "LM Studio": json.dumps({"error": "'response_format.type' must be 'json_schema' or 'text'"}),
+    "Groq, a stream": said("response_format` does not support streaming"),
+}
+"""Refusals of `json_object`, after which nothing is left to try."""
+
+
+@pytest.mark.parametrize(("body", "what"), ABOUT_OUTPUT.values(), ids=ABOUT_OUTPUT)
+def test_a_refusal_of_structured_output_names_the_least_that_is_refused(body: str, what: str) -> None:
+    assert rejected_field(body, OUTPUT) == what
+    assert rejected_field(body, (*OUTPUT, "tools")) == what
+    assert rejected_field(body, OLD) is None
+
+
+@pytest.mark.parametrize("body", ABOUT_OUTPUT_AND_TOOLS.values(), ids=ABOUT_OUTPUT_AND_TOOLS)
+def test_a_refusal_of_structured_output_with_tools_keeps_the_tools(body: str) -> None:
+    assert rejected_field(body, (*OUTPUT, "tools")) == WITH_TOOLS
+
+
+@pytest.mark.parametrize("body", ONLY_OBJECTS.values(), ids=ONLY_OBJECTS)
+def test_a_refusal_of_json_objects_refuses_the_field(body: str) -> None:
+    assert rejected_field(body, ("stream", "response_format")) == "response_format"
+
+
+@pytest.mark.parametrize("body", ABOUT_SOMETHING_ELSE.values(), ids=ABOUT_SOMETHING_ELSE)
+def test_no_other_refusal_takes_the_structured_output(body: str) -> None:
+    assert rejected_field(body, (*OUTPUT, "tools")) is None
+    assert rejected_field(said("Invalid schema for function 'look': not a JSON schema"), OUTPUT) is None
+
+
+@pytest.mark.parametrize(("body", "field"), ABOUT_A_FIELD.values(), ids=ABOUT_A_FIELD)
+def test_a_refusal_of_another_field_keeps_the_structured_output(body: str, field: str) -> None:
+    assert rejected_field(body, (*OLD, "json_schema", "response_format")) == field

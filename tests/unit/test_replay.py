@@ -18,7 +18,7 @@ from domain.application.replay.replay import Replay
 from domain.application.thread_repository import ThreadRepository
 from domain.application.turns.model_registry import ModelRegistry
 from domain.json import Json
-from domain.models.chat import ChatAnswer, ModelError, ToolCall, Usage
+from domain.models.chat import AnswerInvalid, ChatAnswer, ModelError, ToolCall, Usage
 from domain.thread.codec import Metadata
 from domain.thread.commands import AnswerQuestion, DecideApproval
 from domain.thread.events import (
@@ -258,6 +258,19 @@ class TestAnswersOutsideOfTheConversation:
             return [turn.say(str(number)), *await turn.generate()]
 
         await self.exactly(work, says("many"), says("3"), says("done"))
+
+    async def test_an_answer_that_does_not_fit_and_is_caught(self) -> None:
+        async def work(turn: TurnContext) -> Sequence[NodeEvent]:
+            try:
+                number = await turn.ask("How many?", output=int)
+            except AnswerInvalid:
+                number = 0
+            return [turn.say(str(number)), *await turn.generate()]
+
+        played = await self.exactly(work, says("many"), says("some"), says("done"))
+        (answered,) = await played.happened(ModelAnswered)
+        assert isinstance(answered, ModelAnswered)
+        assert (answered.content, answered.fits) == ("some", False)
 
     async def test_a_question_that_was_not_asked_cannot_be_known(self) -> None:
         async def work(turn: TurnContext) -> Sequence[NodeEvent]:

@@ -91,3 +91,29 @@ def test_wants_tools_declared_and_named_once() -> None:
     assert any("declares no tools" in one for one in violations({"model": "m", "messages": used}))
     assert any("declared twice" in one for one in of(USER, tools=[TOOL, TOOL]))
     assert any("at least one tool" in one for one in of(USER, tools=[]))
+
+
+def formatted(schema: Any, *, strict: bool = True, name: str = "Refund") -> list[str]:
+    wanted = {"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": strict}}
+    return of(USER, response_format=wanted)
+
+
+def test_checks_the_structured_output_that_is_asked_for() -> None:
+    closed = {
+        "type": "object",
+        "properties": {"a": {"type": "string"}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    assert formatted(closed) == []
+    assert formatted({"type": "object", "properties": {"a": {"default": 1}}}, strict=False) == []
+    assert "must contain the word 'json'" in of(USER, response_format={"type": "json_object"})[0]
+    assert of({"role": "user", "content": "As JSON"}, response_format={"type": "json_object"}) == []
+    assert "json_schema with its name" in formatted(closed, name="no name")[0]
+    assert "json_schema with its name" in of(USER, response_format={"type": "yaml"})[0]
+    assert "the root must be an object" in formatted({"type": "array"}, strict=False)[0]
+    inner = {**closed, "properties": {"a": {"type": "object", "properties": {}}}}
+    assert "'additionalProperties' is required" in formatted(inner)[0]
+    assert "every key in properties" in formatted({**closed, "required": []})[0]
+    assert "'default' is not permitted" in formatted({**closed, "properties": {"a": {"default": 1}}})[0]
+    assert "$ref cannot have keywords" in formatted({**closed, "properties": {"a": {"$ref": "#", "title": "A"}}})[0]

@@ -6,7 +6,20 @@ from collections.abc import Sequence
 import pytest
 from pydantic import BaseModel
 
-from threadfold import END, Agent, Branch, Graph, Node, NodeEvent, RetryPolicy, Running, TurnContext, assistant, tool
+from threadfold import (
+    END,
+    Agent,
+    Branch,
+    Graph,
+    Node,
+    NodeEvent,
+    RetryPolicy,
+    Running,
+    ToolContext,
+    TurnContext,
+    assistant,
+    tool,
+)
 from threadfold.testing import Conversation, Prompt, Script, call
 
 SENT: list[str] = []
@@ -161,3 +174,46 @@ async def test_failures_and_retries() -> None:
     assert (turn.status, turn.reason) == ("failed", "node_failed")
     assert "broken" in (turn.detail or "")
     assert (await talk.retry()).answer == "Hello."
+
+
+async def test_a_crash_while_a_person_is_asked() -> None:
+    talk = Conversation(asking, Script("a shirt"))
+    assert (await talk.say("go", crash="after QuestionAsked")).status == "crashed"
+    assert (await talk.resume()).status == "waiting"
+    assert [one.question for one in await talk.pending()] == ["Send a shirt?"]
+
+
+async def test_a_person_settles_what_a_crash_left_open() -> None:
+    @tool(if_unknown="ask_person")
+    async def send(text: str) -> str:
+        """Send a text."""
+        SENT.append(text)
+        return "sent"
+
+    talk = Conversation(assistant("texts", tools=[send]), Script(call("send", text="hi"), lambda prompt: prompt.last))
+    await talk.say("send it", crash="before ToolSucceeded")
+    assert (await talk.resume()).status == "waiting"
+    assert [one.because for one in await talk.pending()] == ["outcome_unknown"]
+    assert (await talk.settle("It was sent.")).answer == "It was sent."
+    assert SENT == ["hi"]
+
+
+async def test_typed_lines() -> None:
+    async def work(turn: TurnContext) -> Sequence[NodeEvent]:
+        one, two = await turn.ask("one", output=Decision), await turn.ask("two", output=Decision)
+        return [turn.say(f"{one.approved} {two.approved}")]
+
+    agent = Agent(Graph("typed", "only", [Node("only", work)], {"only": END}))
+    talk = Conversation(agent, Script({"approved": True}, Decision(approved=False)))
+    assert (await talk.say("go")).answer == "True False"
+
+
+async def test_tools_see_the_subject_and_the_actor() -> None:
+    @tool(idempotent=True)
+    async def whose(context: ToolContext) -> str:
+        """Say whose thread it is."""
+        return f"{context.subject} by {context.actor}"
+
+    script = Script(call("whose"), lambda prompt: prompt.last)
+    talk = Conversation(assistant("owner", tools=[whose]), script, subject="anna", actor="ben")
+    assert (await talk.say("whose?")).answer == "anna by ben"

@@ -89,6 +89,12 @@ class Conversation:
             commands.DecideApproval(one.version, one.hash, "deny", told=told, tokens=len(told.split())), crash
         )
 
+    async def settle(self, result: str, *, crash: str = "") -> TurnResult:
+        """Say what came of a call that a crash left unknown and whose tool has `if_unknown="ask_person"`; and go on."""
+        one = await self._only("call")
+        settled = commands.DecideApproval(one.version, one.hash, "settle", told=result, tokens=len(result.split()))
+        return await self._decide(settled, crash)
+
     async def answer(self, value: Json, *, crash: str = "") -> TurnResult:
         """Answer the question that a node or a tool asks a person, and go on. A customer answers by `say`."""
         one = await self._only("question")
@@ -180,7 +186,7 @@ class Conversation:
     async def _result(self) -> TurnResult:
         recorded = await self._recorded()
         begun = max(i for i, one in enumerate(recorded) if isinstance(one.event, TurnStarted))
-        return result_of(recorded[begun:], (await self._load()).state)
+        return result_of(recorded[begun:], (await self._load()).state, crashed=self._process.crashed)
 
 
 class _Process:

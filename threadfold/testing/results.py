@@ -30,7 +30,10 @@ class ToolResult(Struct, frozen=True):
 
 
 class Pending(Struct, frozen=True):
-    """What a turn waits for. `kind` is `call`, `node`, `question` (to a person) or `customer` (their next message)."""
+    """What a turn waits for. `kind` is `call`, `node`, `question` (to a person) or `customer` (their next message).
+
+    `because` is `policy` or, for a call that a crash left open, `outcome_unknown`: then `settle` says what came of it.
+    """
 
     kind: Literal["call", "node", "question", "customer"]
     version: Version
@@ -39,6 +42,7 @@ class Pending(Struct, frozen=True):
     arguments: JsonObject = {}
     question: str = ""
     schema: JsonObject = {}
+    because: str = "policy"
 
 
 class TurnResult(Struct, frozen=True):
@@ -60,12 +64,12 @@ class TurnResult(Struct, frozen=True):
         return [event for event in self.events if isinstance(event, kinds)]
 
 
-def result_of(turn: Sequence[Recorded], state: State) -> TurnResult:
+def result_of(turn: Sequence[Recorded], state: State, *, crashed: bool) -> TurnResult:
     """Return the result of a turn, from its events and the state after them."""
     end = next((one.event for one in turn if isinstance(one.event, thread_events.TurnEnd)), None)
     said = [one.event for one in turn if isinstance(one.event, thread_events.MessageAppended)]
     return TurnResult(
-        _STATUS[type(end)] if end else ("waiting" if state.waiting else "crashed"),
+        _STATUS[type(end)] if end else ("waiting" if state.waiting and not crashed else "crashed"),
         next((message.content for message in reversed(said) if message.role == "assistant"), None),
         _tools(turn),
         [one.event for one in turn],
@@ -83,7 +87,9 @@ def pending_in(state: State) -> list[Pending]:
         found.append(Pending("node", turn.approval.version, turn.approval.hash))
     for one in turn.calls:
         if one.status == "asked" and one.because != "question":
-            found.append(Pending("call", one.version, one.hash, one.request.name, one.request.arguments))
+            found.append(
+                Pending("call", one.version, one.hash, one.request.name, one.request.arguments, because=one.because)
+            )
     tools = {one.version: one.request.name for one in turn.calls}
     for asked in turn.open_questions:
         kind: Literal["question", "customer"] = "question" if asked.to == "person" else "customer"

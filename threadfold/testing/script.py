@@ -4,10 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from msgspec import Struct
+from pydantic import BaseModel
 
 from domain.json import Json, JsonObject
 from domain.models.chat import ChatAnswer, ChatRequest, OnDelta, ToolCall, Usage
 from domain.prompt.summary import INSTRUCTIONS
+from domain.thread.codec import to_json
 
 
 class Call(Struct, frozen=True):
@@ -36,9 +38,10 @@ class Prompt(Struct, frozen=True):
     is_question: bool
 
 
-Answer: TypeAlias = str | Call | Sequence[Call] | Exception
+Answer: TypeAlias = str | Call | Sequence[Call] | JsonObject | BaseModel | Exception
 Line: TypeAlias = Answer | Callable[[Prompt], Answer]
-"""What the model does next: says a text, makes one or several calls, raises an error, or what a function returns."""
+"""What the model does next: says a text, or JSON for a typed `ask` (an object, or a pydantic model); makes one or
+several calls; raises an error; or what a function of the prompt returns."""
 
 
 class Script:
@@ -95,6 +98,9 @@ def _answer(line: Any, number: int) -> ChatAnswer:
     usage = Usage(10, 2)
     if isinstance(line, str):
         return ChatAnswer(line, (), "stop", "script", usage)
+    if isinstance(line, dict | BaseModel):
+        data = line.model_dump(mode="json") if isinstance(line, BaseModel) else line
+        return ChatAnswer(to_json(data), (), "stop", "script", usage)
     made = [line] if isinstance(line, Call) else list(line)
     calls = tuple(ToolCall(f"call-{number}-{n}", one.tool, one.arguments) for n, one in enumerate(made))
     return ChatAnswer(None, calls, "tool_calls", "script", usage)

@@ -3,11 +3,11 @@
 import json
 import re
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from domain.application.replay.recorded_answers import outcome_of
+from domain.application.replay.recorded_answers import RecordedAnswers, outcome_of
 from domain.budget.prices import Prices
 from domain.ids import Version
 from domain.json import JsonObject
@@ -20,6 +20,9 @@ _PLACE = re.compile(r" \(in \S+, \S+ line \d+\)")
 
 Fact: TypeAlias = tuple[str, ...]
 """What happened, without what depends on time, place and the number of attempts."""
+
+Verdict: TypeAlias = Literal["same", "differs", "unknown"]
+"""`unknown`: the first difference may come from something that the log does not have."""
 
 OUTCOMES: dict[type[events.Event], str] = {
     events.TurnCompleted: "completed",
@@ -56,7 +59,8 @@ class ReplayedTurn(Struct, frozen=True):
 
     `recorded` and `replayed` say what happened there. `unknown` says what the replay needed and the log does not have:
     then it is not known how the turn would have gone on. Prompts are in tokens, one number for each prompt of the
-    conversation. `then` and `now` summarise the recorded and the replayed turn.
+    conversation. `then` and `now` summarise the recorded and the replayed turn. A turn that differed before the replay
+    needed what the log does not have `differs`, although `unknown` is set.
     """
 
     version: Version
@@ -69,12 +73,14 @@ class ReplayedTurn(Struct, frozen=True):
     then: TurnSummary
     now: TurnSummary
     unknown: str | None = None
+    verdict: Verdict = "same"
 
 
 def compared(
-    then: Sequence[Recorded], now: Sequence[Recorded], said: str, prices: Prices, unknown: Sequence[str]
+    then: Sequence[Recorded], now: Sequence[Recorded], said: str, prices: Prices, answers: RecordedAnswers
 ) -> ReplayedTurn:
-    """Compare the events of a recorded and of a replayed turn. `unknown` is what the log could not answer."""
+    """Compare the events of a recorded and of a replayed turn. `answers` knows what the log could not answer."""
+    verdict: Verdict = "same"
     recorded, replayed = _facts(then), _facts(now)
     parted: Version | None = None
     one: str | None = None
@@ -86,6 +92,8 @@ def compared(
             break  # a client cancelled the turn, or changed the thread: that cannot be replayed
         if was is None or new is None or was[1] != new[1]:
             parted = was[0] if was else then[-1].version
+            depends = answers.known_to is not None and (new is None or new[0] > answers.known_to)
+            verdict = "unknown" if depends else "differs"
             one, other = (" ".join(fact[1]) if fact and fact[1] else None for fact in (was, new))
             break
     prompts = [[r.event.tokens for r in turn if isinstance(r.event, events.ContextAssembled)] for turn in (then, now)]
@@ -93,7 +101,8 @@ def compared(
         *(then[0].version, said, parted, one, other, prompts[0], prompts[1]),
         summarised(then, prices),
         summarised(now, prices),
-        unknown[0] if unknown and parted is not None else None,
+        answers.unknown[0] if answers.unknown and parted is not None else None,
+        verdict,
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace as replace_fields
 from typing import Any
 
@@ -12,6 +12,7 @@ from domain.agents.agent import Agent
 from domain.agents.graph import Graph, Node, Subgraph
 from domain.agents.tools import ONCE, ToolContext, ToolHandler
 from domain.errors import ToolError
+from domain.ids import START, Version
 from domain.json import Json, JsonObject
 from domain.models.chat import ChatAnswer, ChatRequest, ModelError, OnDelta, ToolCall, Usage
 from domain.prompt.summary import INSTRUCTIONS, parse_written
@@ -23,10 +24,15 @@ class NotRecorded(ModelError):
     """No answer was recorded for this call."""
 
 
+async def _start() -> Version:
+    return START
+
+
 class RecordedAnswers:
     """The recorded answers of one turn. Is a `ChatModel`, and makes an agent with replayed tools.
 
-    `unknown` says what the log could not answer; a replay that met it may differ for that reason.
+    `unknown` says what the log could not answer; a replay that met it may differ for that reason. Events up to
+    `known_to` were stored before, so they do not depend on it; None if the log could answer everything.
     """
 
     def __init__(self, recorded: Sequence[Recorded]) -> None:
@@ -34,6 +40,9 @@ class RecordedAnswers:
         self.recalled: deque[tuple[events.Recalled, ...]] = deque()
         """What each of the coming prompts recalled."""
         self.unknown: list[str] = []
+        self.known_to: Version | None = None
+        self.head: Callable[[], Awaitable[Version]] = _start
+        """Returns the last version of the replay."""
         self._answers: deque[ChatAnswer] = deque()
         self._summaries: deque[ChatAnswer | None] = deque()
         self._asked: defaultdict[str, deque[ChatAnswer]] = defaultdict(deque)
@@ -78,11 +87,11 @@ class RecordedAnswers:
             if isinstance(entry.event, events.QuestionAnswered):
                 self._questions[texts.get(entry.event.question, "")].append(entry.event.answer)
 
-    def answer_to(self, question: str) -> tuple[Json] | None:
+    async def answer_to(self, question: str) -> tuple[Json] | None:
         """Return what a person or the customer answered to a question, in a tuple; None if it was not asked."""
         answers = self._questions.get(question)
         if not answers:
-            self.unknown.append(f"a question that was not asked in the recorded turn: {question}")
+            await self._lacks(f"a question that was not asked in the recorded turn: {question}")
             return None
         return (answers.popleft(),)
 
@@ -92,14 +101,14 @@ class RecordedAnswers:
         if request.question:
             if asked := self._asked.get(request.question):
                 return asked.popleft()
-            raise self._not_recorded("the answer to a question outside of the conversation", request)
+            raise await self._not_recorded("the answer to a question outside of the conversation", request)
         if request.messages[0].content == INSTRUCTIONS:
             summary = self._summaries.popleft() if self._summaries else None
             if summary is None:
                 raise NotRecorded("no summary was recorded")
             return summary
         if not self._answers:
-            raise self._not_recorded("one more answer of the model", request)
+            raise await self._not_recorded("one more answer of the model", request)
         self.recalled.popleft()
         return self._answers.popleft()
 
@@ -108,17 +117,26 @@ class RecordedAnswers:
         if not request.question and self.recalled and request.messages[0].content != INSTRUCTIONS:
             self.recalled.popleft()
 
-    def _not_recorded(self, what: str, request: ChatRequest) -> NotRecorded:
+    async def _lacks(self, what: str) -> None:
+        """Note something that the log does not have."""
+        if self.known_to is None:
+            self.known_to = await self.head()
+        self.unknown.append(what)
+
+    async def _not_recorded(self, what: str, request: ChatRequest) -> NotRecorded:
         why = "its log was written before such answers were recorded" if self._unrecorded else "it was not asked then"
         asked = (request.messages[-1].content or "")[:200]
-        self.unknown.append(f"{what} ({why}): {asked}")
+        await self._lacks(f"{what} ({why}): {asked}")
         return NotRecorded(f"not recorded: {what}; {why}")
 
     async def close(self) -> None:
         """Do nothing: nothing is open."""
 
-    def acted_by(self, agent: Agent) -> Agent:
-        """Copy an agent, with tools that return the recorded outcomes, and without approvals."""
+    def acted_by(self, agent: Agent, *, delays: bool = True) -> Agent:
+        """Copy an agent, with tools that return the recorded outcomes, and without approvals.
+
+        Without `delays`, a node's next attempt begins at once: no model has to recover.
+        """
         tools = [
             replace(
                 tool,
@@ -133,13 +151,13 @@ class RecordedAnswers:
             for tool in agent.tools
         ]
         graph = agent.graph
-        return replace_fields(agent, tools=tools, graph=replace_fields(graph, nodes=_without_approvals(graph)))
+        return replace_fields(agent, tools=tools, graph=replace_fields(graph, nodes=_nodes(graph, delays=delays)))
 
     def _handler(self, tool: str) -> ToolHandler:
         async def replayed(arguments: JsonObject, _: ToolContext) -> Any:
             answers = self._tool_outcomes.get(_key(tool, arguments))
             if not answers:
-                self.unknown.append(f"the result of {tool} {to_json(arguments)[:200]}")
+                await self._lacks(f"the result of {tool} {to_json(arguments)[:200]}")
                 raise ToolError(f"not recorded: {tool} was not called with these arguments")
             succeeded, text = answers.popleft()
             if not succeeded:
@@ -209,7 +227,8 @@ class _ModelReader:
             refused=event.finish == "refusal",
         )
         if event.question:
-            self._answers.aside(event.question, answer)
+            for _ in range(1 if event.fits else 2):  # an answer that does not fit is asked for twice
+                self._answers.aside(event.question, answer)
         else:
             self._numbered[event.number] = answer
         self._answered()
@@ -235,11 +254,17 @@ class _ModelReader:
         self._called, self._assembled, self._failed = [], None, False
 
 
-def _without_approvals(graph: Graph) -> Sequence[Node | Subgraph]:
+def _nodes(graph: Graph, *, delays: bool) -> Sequence[Node | Subgraph]:
+    """Return the graph's nodes without approvals and time limits, and with or without delays between attempts."""
     return [
-        replace_fields(step, graph=replace_fields(step.graph, nodes=_without_approvals(step.graph)))
+        replace_fields(step, graph=replace_fields(step.graph, nodes=_nodes(step.graph, delays=delays)))
         if isinstance(step, Subgraph)
-        else replace(step, approval=False, timeout=3600.0)
+        else replace(
+            step,
+            approval=False,
+            timeout=3600.0,
+            retry=step.retry if delays else replace(step.retry, first_delay=0.0),
+        )
         for step in graph.nodes
     ]
 

@@ -5,7 +5,7 @@ compared with the log: where the turn differs first, what it came to, and how lo
 called. A live model may answer instead of the recorded answers, to see what other instructions would change.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from uuid import uuid4
@@ -20,6 +20,7 @@ from domain.application.recall.messages import read_messages
 from domain.application.recall.search import MessageSearch
 from domain.application.replay.compare import ReplayedTurn, compared
 from domain.application.replay.recorded_answers import RecordedAnswers
+from domain.application.replay.unlogged import unlogged
 from domain.application.streaming.broadcast import Broadcast
 from domain.application.thread_repository import LoadedThread, ThreadRepository
 from domain.application.turns.model_registry import ModelRegistry
@@ -60,8 +61,13 @@ class Replay:
         self, thread_id: ThreadId, agent: Agent, tenant: Tenant = DEFAULT_TENANT, *, live: bool = False
     ) -> list[ReplayedTurn]:
         """Replay every ended turn of a thread; `live` asks the models again. Raises `UnknownThread`."""
-        await self.repository.existing(thread_id, tenant)
-        turns: list[ReplayedTurn] = []
+        return [turn async for turn in self.turns(thread_id, agent, tenant, live=live)]
+
+    async def turns(
+        self, thread_id: ThreadId, agent: Agent, tenant: Tenant = DEFAULT_TENANT, *, live: bool = False
+    ) -> AsyncGenerator[ReplayedTurn]:
+        """Yield the ended turns of a thread, each when it has been replayed. Raises `UnknownThread`, `CorruptLog`."""
+        await self.repository.row(thread_id, tenant)
         turn_events: list[Recorded] = []
         async for recorded in self.repository.follow(thread_id):
             if isinstance(recorded.event, events.TurnStarted):
@@ -69,9 +75,10 @@ class Replay:
             elif turn_events:
                 turn_events.append(recorded)
                 if isinstance(recorded.event, events.TurnEnd):
-                    turns.append(await self._turn(turn_events, agent, thread_id, tenant, live=live))
+                    with unlogged():
+                        turn = await self._turn(turn_events, agent, thread_id, tenant, live=live)
+                    yield turn
                     turn_events = []
-        return turns
 
     async def _turn(
         self, recorded: Sequence[Recorded], agent: Agent, thread_id: ThreadId, tenant: Tenant, *, live: bool
@@ -81,12 +88,17 @@ class Replay:
             raise TypeError("The first event of a turn must be TurnStarted")
         answers = RecordedAnswers(recorded)
         node = started.node if started.retries else agent.graph.first
-        begun = replace(started, node=node, graph=agent.graph.fingerprint)
+        begun = replace(started, node=node, graph=agent.graph.fingerprint, durability="sync")
         said = next((r.event for r in recorded[1:2] if isinstance(r.event, events.MessageAppended)), None)
         repository = self.sandbox()
         before = await self._before(recorded[0], thread_id, tenant)
         chained = repository.chain(before, [begun, *([said] if said else [])], Metadata(), forked=True)
         loaded, _ = await repository.append(chained)
+
+        async def head() -> Version:
+            return (await repository.row(thread_id, tenant)).head.version
+
+        answers.head = head
         services = TurnServices(
             repository,
             self._models(answers, live=live),
@@ -98,13 +110,13 @@ class Replay:
             recall=ReplayedRecall(log=self.repository, thread_id=thread_id, answers=answers),
         )
         own = loaded.state.thread.graph if not isinstance(loaded.state, Unopened) else agent.name
-        runner = TurnRunner(services, {own: answers.acted_by(agent)})
+        runner = TurnRunner(services, {own: answers.acted_by(agent, delays=live)})
         loaded = await runner.run(loaded, Metadata())
         while answered := await _answer_question(repository, loaded, answers):
             loaded = await runner.run(answered, Metadata())
         again = [recorded async for recorded in repository.follow(thread_id, before.head.version)]
         recorded = _with_names_of_today(recorded, agent.graph)
-        return compared(recorded, again, said.content or "" if said else "", self.prices, answers.unknown)
+        return compared(recorded, again, said.content or "" if said else "", self.prices, answers)
 
     def _models(self, answers: RecordedAnswers, *, live: bool) -> ModelRegistry:
         if self.models is None:
@@ -157,7 +169,7 @@ async def _answer_question(
     """Give the recorded answer to the question that a replayed turn waits for; None if there is none."""
     state = loaded.state
     question = next(iter(state.turn.open_questions), None) if isinstance(state, Running) else None
-    answer = answers.answer_to(question.text) if question else None
+    answer = await answers.answer_to(question.text) if question else None
     if question is None or answer is None or not isinstance(state, Running):
         return None
     if question.to == "customer":

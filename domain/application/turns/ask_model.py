@@ -73,23 +73,33 @@ async def ask_model(node: NodeAttempt, question: ModelQuestion[T]) -> tuple[T, s
     if known is not None:
         return question.output.parse(known), known
     made = await _call(node, question, messages, digest)
-    try:
-        value = question.output.parse(made.answer.content or "")
-    except AnswerInvalid as error:
-        correction = CORRECTION.format(error=error.why)
+    value = _parsed(question.output, made)
+    if isinstance(value, AnswerInvalid):
+        correction = CORRECTION.format(error=value.why)
         again = (*messages, ChatMessage("assistant", made.answer.content), ChatMessage("user", correction))
         made = await _call(node, question, again, digest)
-        value = question.output.parse(made.answer.content or "")
+        value = _parsed(question.output, made)
     answered = ModelAnswered(
         *(question.number, made.answer.content, digest, question.prompt, question.instructions),
         finish=finish_of(made.answer),
         item=question.item,
         fan_out=question.fan_out,
+        fits=not isinstance(value, AnswerInvalid),
     )
     run = node.run
     if not await node.report(RecordAnswer(run.turn_id, step, answered, run.number), durable=False):
         raise TurnIsOver
+    if isinstance(value, AnswerInvalid):
+        raise value
     return value, made.answer.content or ""
+
+
+def _parsed(output: Output[T], made: AnsweredCall) -> T | AnswerInvalid:
+    """Return the value of an answer, or how it does not fit."""
+    try:
+        return output.parse(made.answer.content or "")
+    except AnswerInvalid as error:
+        return error
 
 
 def _recorded(node: NodeAttempt, question: ModelQuestion[T], digest: str) -> str | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from domain.agents.agent import Agent
 from domain.agents.output import Output, output_of
@@ -42,10 +43,14 @@ class Generation:
     model: str | None
     on_delta: OnDelta | None
     retract: Callable[[], None]
-    number: int
+    made: list[GeneratedAnswer]
+    """The answers of the attempt at the node so far. Their number identifies an answer."""
 
-    async def run(self) -> list[GeneratedAnswer]:
-        """Ask. Returns the answer last; before it, one that did not fit the agent's output. Raises `ModelError`."""
+    async def run(self) -> None:
+        """Ask, and add each answer to `made`: at most two, if the first does not fit the agent's output.
+
+        Raises `ModelError`.
+        """
         run, output = self.node.run, output_of(self.agent.output)
         thread = run.loaded.state  # not the node's copy of the values, which the node may have changed
         if not isinstance(thread, Running):
@@ -56,13 +61,11 @@ class Generation:
         await run.patiently(lambda: prompts.begin(system))
         made = await self._call(prompts.build, output)
         try:
-            return [await self._checked(made, output)]
+            await self._checked(made, output)
         except AnswerInvalid as error:
-            first = await self._kept(made)
             self.retract()
-            self.number += 1
             again = await self._corrected(prompts.build, made, error)
-            return [first, await self._checked(await self._call(again, output), output)]
+            await self._checked(await self._call(again, output), output)
 
     async def _call(self, build: BuildPrompt, output: Output[Any]) -> AnsweredCall:
         specs = tuple(tool.spec for tool in self.agent.tools)
@@ -71,11 +74,15 @@ class Generation:
         )
         return await call.answer()
 
-    async def _checked(self, made: AnsweredCall, output: Output[Any]) -> GeneratedAnswer:
-        """Keep an answer if it fits, or requests tools. Raises `AnswerInvalid`."""
-        if not made.answer.tool_calls:
-            output.parse(made.answer.content or "")
-        return await self._kept(made)
+    async def _checked(self, made: AnsweredCall, output: Output[Any]) -> None:
+        """Keep an answer. Raises `AnswerInvalid` if it does not fit, and does not request tools."""
+        try:
+            if not made.answer.tool_calls and output.schema:
+                text = output.canonical(made.answer.content or "")
+                tokens = await count_tokens(self.node.run.services.tokens, text)
+                made = replace(made, answer=replace(made.answer, content=text), tokens=tokens)
+        finally:
+            self.made.append(await self._kept(made))
 
     async def _corrected(self, build: BuildPrompt, made: AnsweredCall, error: AnswerInvalid) -> BuildPrompt:
         """Return prompts that show the model its answer, and how it does not fit."""
@@ -114,7 +121,7 @@ class Generation:
         assembled = [made.prompt.assembled] if made.prompt.assembled else []
         requested = tuple(ToolCall(c.call_id, c.tool, c.arguments, c.written, c.fault) for c in calls)
         content = None if answer.content is None else cut_to_fit(answer.content)
-        answered = ModelAnswered(self.number, content, calls=requested, finish=said.finish)
+        answered = ModelAnswered(len(self.made), content, calls=requested, finish=said.finish)
         return GeneratedAnswer((*assembled, made.called, said, *calls), made.called, answered)
 
 

@@ -161,12 +161,12 @@ class NodeContext:
             model,
             self._hear if show else None,
             self._retract,
-            len(self._generated),
+            self._generated,
         )
         self._generating += 1
         try:
             async with self._calls.call():
-                self._generated += await generation.run()
+                await generation.run()
         finally:
             self._generating -= 1
         self.last_answer = self._generated[-1].answered.content or ""

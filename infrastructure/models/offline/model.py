@@ -1,7 +1,8 @@
 """The built-in model, which needs no network and no key: a few rules, and it says so.
 
 The whole backend can be tried, tested and measured with it. It calls the built-in tools, reports their results,
-remembers what is in the prompt, and answers the same to the same prompt.
+remembers what is in the prompt, and answers the same to the same prompt. Where JSON is asked for, its answer fits the
+schema: see `structured.py`.
 
 Its input comes from users, and it runs in the event loop. So each pattern takes linear time: where two repetitions
 could match the same characters, the first is possessive (`*+`, `++`).
@@ -14,12 +15,14 @@ from itertools import islice
 
 import msgspec
 
+from domain.application.turns.ask_model import CORRECTION
 from domain.json import JsonObject
 from domain.models.chat import ChatAnswer, ChatMessage, ChatRequest, OnDelta, ToolCall, Usage
 from domain.ports.tokens import TokenCounter
 from domain.prompt.application_context import without_block
 from domain.prompt.summary import INSTRUCTIONS, cut
 from infrastructure.models.offline.extract import extracted
+from infrastructure.models.offline.structured import structured
 from infrastructure.tools.arithmetic import MAX_LENGTH
 
 NAME = "threadfold-offline"
@@ -40,6 +43,9 @@ _NAME = re.compile(r"\bmy name is (\w[\w'-]*+)", re.IGNORECASE)
 _ASKS_NAME = re.compile(r"\b(?:what(?:'s| is) my name|who am i|my name\?)", re.IGNORECASE)
 _ASKS_FIRST = re.compile(r"\bwhat (?:did i|have i|was it i) (?:say|said|ask|asked|tell you|write)\b", re.IGNORECASE)
 
+_CORRECTED = CORRECTION.partition("{")[0]
+"""How the message begins that asks for a typed answer again."""
+
 _WORD = re.compile(r"\s*+\S++|\s++\Z")
 
 
@@ -54,10 +60,13 @@ class OfflineModel:
 
     async def complete(self, request: ChatRequest, on_delta: OnDelta | None = None) -> ChatAnswer:
         """Call the tools that the last user message needs, or answer it word by word, or summarise."""
-        asked, results = _turn(request.messages)
+        messages = request.messages
+        if request.output is not None and messages and (messages[-1].content or "").startswith(_CORRECTED):
+            messages = messages[:-2]  # the same question, and so the same answer: rules do not learn
+        asked, results = _turn(messages)
         needed = () if results else tuple(_needed_calls(asked, {spec.name for spec in request.tools}))
         calls = tuple(ToolCall(f"call_{n}", name, given) for n, (name, given) in enumerate(needed, 1))
-        text = "" if calls else _answer(asked, results, request.messages)
+        text = "" if calls else _answer(asked, results, request)
         if request.messages and request.messages[0].content == INSTRUCTIONS:
             text = extracted(asked)
         if on_delta is not None:
@@ -105,13 +114,18 @@ def _needed_calls(asked: str, offered: set[str]) -> Iterable[tuple[str, JsonObje
         yield from (("calculate", {"expression": some}) for some in islice(sums, MAX_SUMS))
 
 
-def _answer(asked: str, results: Sequence[tuple[str, str]], messages: Sequence[ChatMessage]) -> str:
+def _answer(asked: str, results: Sequence[tuple[str, str]], request: ChatRequest) -> str:
+    messages = request.messages
+    if request.output is not None:
+        return structured(request.output.schema, "\n".join((asked, *(result for _, result in results))))
     if results:
         return "\n".join(f"{name} says: {result}" for name, result in results)
     said = [without_block(message.content or "") for message in messages if message.role == "user"]
     if _ASKS_NAME.search(asked):
         names = [name for m in messages if m.role != "assistant" for name in _NAME.findall(m.content or "")]
         return f"Your name is {names[-1]}." if names else "You have not told me your name, as far as I can see."
+    if request.question:
+        return f"{WHO} The question was: “{_quote(asked)}” Set LLM_ENDPOINT to ask a language model."
     earlier = len(said[:-1])
     count = {0: "no earlier message", 1: "1 earlier message"}.get(earlier, f"{earlier} earlier messages")
     if _ASKS_FIRST.search(asked):

@@ -20,6 +20,7 @@ from infrastructure.models.openai.endpoints import PLACES, TimeLimits, completio
 from infrastructure.models.openai.provider_data import own_data
 from infrastructure.models.openai.request import PromptCache, write_request
 from infrastructure.models.openai.response import read_answer
+from infrastructure.models.openai.response_format import SCHEMA, schema_name
 from infrastructure.models.openai.retry import RetryPolicy
 from infrastructure.models.openai.transport import NotAnsweredError, Transport
 
@@ -174,6 +175,8 @@ class OpenAIChatModel:
             refused = refusals.refused_data(*about) or refusals.rejected_field(words, call.fields)
             if refused is None and refusals.refuses_foreign_calls(*about):
                 refused = refusals.FOREIGN_CALLS
+            if refused == SCHEMA and call.request.output is not None:
+                refused = schema_name(call.request.output)
             if refused is not None:
                 raise _FieldRefusedError(refused, error) from error
 

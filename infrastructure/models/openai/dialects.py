@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from domain.models.chat import ChatRequest
 from infrastructure.models.openai.provider_data import DATA
 from infrastructure.models.openai.refusals import FIELDS
+from infrastructure.models.openai.response_format import SCHEMA, WITH_TOOLS, schema_name
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Dialects:
             return
         self._learned.setdefault(model, {}).update(dict.fromkeys(new, self.now()))
         if data := sorted(new - FIELDS.keys()):
-            taken = ", ".join(name.removeprefix(DATA) for name in data)
+            taken = ", ".join(name.removeprefix(DATA).replace(SCHEMA, "the JSON schema ") for name in data)
             _log.warning("%s refuses %s: requests to %s omit it for an hour.", self.endpoint, taken, model)
         if not new & FIELDS.keys():
             return
@@ -66,17 +67,38 @@ class Dialects:
         streamed = ("stream", "stream_options") if stream and "stream" not in omitted else ()
         limit = next((name for name in self.limits if name not in omitted), "max_tokens")
         fields = (*streamed, *(limit if name == "max_tokens" else name for name in _wanted(request)))
-        return tuple(name for name in fields if name not in omitted)
+        without = omitted | _without_output(request, omitted)
+        return tuple(name for name in fields if name not in without)
 
 
 def missed(request: ChatRequest, fields: Sequence[str]) -> tuple[str, ...]:
-    """Return what the caller asks for and the request omits: `tools`, `temperature`, `max_tokens`."""
+    """Return what the caller asks for and the request omits.
+
+    It is `tools`, `temperature`, `max_tokens`, and of an output `json_schema` or all of `response_format`.
+    """
     sent = {"max_tokens" if name in LIMITS else name for name in fields}
+    if "response_format" not in sent:
+        sent.add("json_schema")  # named by the field that it is a part of
     return tuple(name for name in _wanted(request) if name not in sent)
 
 
+def _without_output(request: ChatRequest, omitted: frozenset[str]) -> frozenset[str]:
+    """Return the fields of an output that a request omits because of what else is in it, or is omitted."""
+    refuses_schema = request.output is not None and schema_name(request.output) in omitted
+    refuses_tools = bool(request.tools) and "tools" not in omitted and WITH_TOOLS in omitted
+    if "response_format" in omitted or refuses_schema or refuses_tools:
+        return frozenset({"response_format", "json_schema"})
+    return frozenset()
+
+
 def _wanted(request: ChatRequest) -> list[str]:
-    wanted = {"tools": request.tools or None, "temperature": request.temperature, "max_tokens": request.max_tokens}
+    wanted = {
+        "tools": request.tools or None,
+        "temperature": request.temperature,
+        "max_tokens": request.max_tokens,
+        "json_schema": request.output,
+        "response_format": request.output,
+    }
     return [name for name, value in wanted.items() if value is not None]
 
 
@@ -84,6 +106,7 @@ def _consequences(new: frozenset[str], omitted: frozenset[str]) -> str:
     """Describe what omitted fields mean for the agent, if anything."""
     consequences = {
         "the agent cannot use its tools there, and the prompt says so": "tools" in new,
+        "typed answers are checked, but not enforced there": bool(new & {"json_schema", "response_format"}),
         "the agent's temperature has no effect there": "temperature" in new,
         "its answers may be longer than what a budget reserves for them": new & {*LIMITS} and omitted >= {*LIMITS},
     }

@@ -3,6 +3,10 @@
 Optional fields: one counts only if a statement both names it and says that it is not accepted. A value that is out of
 range, a part of a field (`tools[0].function.name`), and a list of the fields that are accepted are something else.
 
+Structured output: a statement that names it is about it, whatever else it says, because requests lose little without
+it: the prompt carries the schema as well. Some endpoints accept only `json_object`, some refuse a single schema, and
+some refuse it together with tools.
+
 Provider-specific data: some endpoints send fields that they do not accept in a request. Then requests omit them. Others
 refuse tool calls without their own reasoning or signature, which calls of another model do not have. Then these calls
 are sent as text. And some demand a name in a tool's result (Gemini, GPT-OSS's template), which others refuse (xAI).
@@ -16,6 +20,7 @@ from typing import Any
 
 from domain.models.chat import ChatRequest
 from infrastructure.models.openai.provider_data import DATA, NAME, own_data
+from infrastructure.models.openai.response_format import SCHEMA, WITH_TOOLS
 
 STATUSES = frozenset({400, 404, 405, 415, 422, 500, 501})
 
@@ -23,6 +28,8 @@ FIELDS = {
     "stream_options": r"stream[_ -]?options(?:\.include_usage)?|include_usage",
     "max_tokens": r"max_tokens",
     "max_completion_tokens": r"max_completion_tokens",
+    "json_schema": r"json[_ -]?schema",
+    "response_format": r"response[_ -]?format",
     "temperature": r"temperature",
     "stream": r"stream(?:ing|ed)?",
     "tools": r"tools|tool[_ -]?(?:use|calls?|calling|choice|param(?:eter)?)|function[_ -]?call(?:s|ing)?|functions",
@@ -58,6 +65,28 @@ _ABOUT_CALLS = re.compile(
 )
 """Refusals of tool calls that do not fit together: they name tools or calls, but the endpoint accepts tools."""
 
+_ABOUT_OUTPUT = re.compile(
+    r"response[_ -]?format|json[_ -]?(?:schema|mode|object)|structured[_ -]?outputs?|response[_ ]?mime[_ ]?type"
+    r"|\bgrammar\b|\bxgrammar\b|guided[_ ](?:decoding|json)|\bspecified schema\b|\boutput_(?:format|config)\b",
+    re.IGNORECASE,
+)
+
+_ABOUT_A_FUNCTION = re.compile(r"\bfunction ['\"`]|\btools?(?:\[|\.\d)", re.IGNORECASE)
+"""Refusals of the schema of a tool."""
+
+_ABOUT_A_SCHEMA = re.compile(
+    r"invalid (?:json )?schema|\bschema for\b|\bspecified schema\b|\bin context\b|\bgrammar\b|features? not supported"
+    r"|\bschema (?:contains|conversion|is (?:invalid|too|not))|\bunsupported (?:keyword|schema)|\$ref|json_schema[/.]"
+    r"|additionalProperties|\b(?:min|max)(?:Items|Length|imum)\b|\bpattern\b|\b(?:any|one|all)Of\b|\bnesting\b",
+    re.IGNORECASE,
+)
+"""Refusals of one schema, by an endpoint that takes others."""
+
+_ABOUT_A_TYPE = re.compile(
+    r"json[_ -]?(?:schema|object)|structured[_ -]?outputs?|response[_ -]?format['\"`]?[. ]type|\bof type\b|\bvalue\b",
+    re.IGNORECASE,
+)
+
 _ALTERNATIVES = re.compile(
     r"\bexpected (?:one of|fields?|param)|\bdid you mean\b|\buse ['\"`]|\binstead\b"
     r"|(?<!not )\b(?:supported|allowed|valid|known|accepted|permitted|available)"
@@ -88,10 +117,27 @@ _MAX_STATEMENTS = 200
 
 
 def rejected_field(body: str, sent: Sequence[str]) -> str | None:
-    """Return the optional field that a refusal is about, of those that were `sent`; None for any other refusal."""
+    """Return the optional field that a refusal is about, of those that were `sent`; None for any other refusal.
+
+    About `response_format` it may also be `WITH_TOOLS`, or `SCHEMA` for the schema alone.
+    """
     statements = list(islice(_sentences(_parsed(body), 8), _MAX_STATEMENTS))
+    if "response_format" in sent and (refused := next(filter(None, (_of_output(s, sent) for s in statements)), None)):
+        return refused
     rejected = (field for field in FIELDS if field in sent and any(_is_rejected(field, each) for each in statements))
     return next(rejected, None)
+
+
+def _of_output(statement: str, sent: Sequence[str]) -> str | None:
+    """Return what a statement refuses of the structured output; None if it is about something else."""
+    told = _ALTERNATIVES.split(_PREFIX.sub("", statement), maxsplit=1)[0]
+    if not _ABOUT_OUTPUT.search(told) or _ABOUT_A_FUNCTION.search(told):
+        return None
+    if "tools" in sent and _NAMES["tools"].search(told):
+        return WITH_TOOLS
+    if "json_schema" in sent and _ABOUT_A_SCHEMA.search(told):
+        return SCHEMA
+    return "json_schema" if "json_schema" in sent and _ABOUT_A_TYPE.search(told) else "response_format"
 
 
 def _is_rejected(field: str, statement: str) -> bool:
@@ -137,6 +183,8 @@ def _named_by(error: dict[str, Any]) -> str | None:
     where = error.get("loc")
     if isinstance(where, list):
         path = [part for part in where if isinstance(part, str | int) and part not in {"body", "__root__"}]
+        if path[:1] == ["response_format"]:
+            return ".".join(map(str, path))
         return path[0] if path and path[0] in FIELDS and (len(path) == 1 or path[0] == "stream_options") else None
     params = error.get("params")
     values = [*error.values(), *(params.values() if isinstance(params, dict) else ())]

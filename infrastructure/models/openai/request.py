@@ -11,6 +11,7 @@ from domain.models.chat import ChatMessage, ChatRequest
 from domain.prompt.canonical import canonical
 from infrastructure.models.openai.provider_data import without_data
 from infrastructure.models.openai.refusals import FOREIGN_CALLS
+from infrastructure.models.openai.response_format import response_format
 
 PromptCache: TypeAlias = Literal["automatic", "breakpoints", "key"]
 """How an endpoint is told to cache the beginning of a prompt.
@@ -49,6 +50,7 @@ def write_request(
         "temperature": request.temperature,
         "max_tokens": request.max_tokens,
         "max_completion_tokens": request.max_tokens,
+        "response_format": response_format(request.output, schema="json_schema" in fields),
     }
     body |= {name: value for name, value in optional.items() if name in fields}
     _ask_to_cache(body, prompt_cache, request.thread_id)
