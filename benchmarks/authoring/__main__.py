@@ -51,15 +51,16 @@ def table(lines: Mapping[str, int], outcomes: Sequence[Outcome]) -> Iterable[Seq
     """Lay out a row for the lines and one for each point, and a column for each desk."""
     desks = list(dict.fromkeys(one.desk for one in outcomes))
     yield ("", *desks)
-    yield ("---", *("---:" for _ in desks))
+    yield ("---", *("---" for _ in desks))
     yield ("lines of the agent", *(str(lines[desk]) for desk in desks))
     for point in dict.fromkeys(one.point for one in outcomes):
         yield (POINTS[point], *(_shown(one) for one in outcomes if one.point == point))
 
 
 def _shown(one: Outcome) -> str:
-    counts = f"{one.doubled} doubled, {one.lost} lost, {one.paid_again} paid again, {one.asked_again} asked again"
-    return f"{counts}, {one.resumed_s:.1f} s"
+    counts = {"doubled": one.doubled, "lost": one.lost, "paid again": one.paid_again, "asked again": one.asked_again}
+    harm = ", ".join(f"**{count} {what}**" for what, count in counts.items() if count)
+    return f"{harm or 'no harm'}; {one.resumed_s:.0f} s"
 
 
 if __name__ == "__main__":

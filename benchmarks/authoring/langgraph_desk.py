@@ -1,7 +1,6 @@
 """The returns desk with LangGraph: a `StateGraph` with a subgraph, `Send` and `interrupt`."""
 
 import operator
-import re
 from typing import Annotated, Any, Literal
 
 from langchain_core.messages import AIMessage, AnyMessage
@@ -67,7 +66,7 @@ model = ChatOpenAI(model="test")
 
 def order_of(customer: str, order: str) -> Order:
     """Return an order of this customer."""
-    if (found := SHOP.find(order)) is None or found.customer != customer:
+    if (found := SHOP.find(customer, order)) is None:
         raise ValueError(f"{customer} has no order {order}.")
     return found
 
@@ -102,9 +101,9 @@ def classify(state: State) -> dict[str, Any]:
 def which_order(state: Return) -> dict[str, Any]:
     """Find the order in the message, or ask for it until the customer names one."""
     said = state["messages"][-1].text
-    while not (named := re.search(r"[A-Z]-\d+", said)):
+    while not (order := SHOP.find(state["customer"], said)):
         said = interrupt("Which order is it about?")
-    return {"order": named[0]}
+    return {"order": order.id}
 
 
 def each_item(state: Return) -> list[Send]:

@@ -1,6 +1,5 @@
 """The returns desk with pydantic-ai, made durable by DBOS: a workflow for each conversation, which ends with it."""
 
-import re
 from collections.abc import AsyncIterable
 from typing import Literal
 
@@ -56,7 +55,7 @@ def instructions(context: RunContext[str]) -> str:
 
 def order_of(customer: str, order: str) -> Order:
     """Return an order of this customer."""
-    if (found := SHOP.find(order)) is None or found.customer != customer:
+    if (found := SHOP.find(customer, order)) is None:
         raise ModelRetry(f"{customer} has no order {order}.")
     return found
 
@@ -98,19 +97,19 @@ async def judge_item(name: str, said: str) -> bool:
 async def take_back(customer: str, said: str) -> str:
     """Ask which order it is if need be, judge each item, pay, and send a mail."""
     text = said
-    while not (named := re.search(r"[A-Z]-\d+", text)):
+    while not (order := SHOP.find(customer, text)):
         await DBOS.write_stream_async("said", "Which order is it about?")
         text = await DBOS.recv_async("customer", YEAR_S)
-    items = order_of(customer, named[0]).items
+    items = order.items
     judged = [await DBOS.start_workflow_async(judge_item, name, said) for name in items]
     accepted = [await handle.get_result() for handle in judged]
     dollars = sum(price for price, taken in zip(items.values(), accepted, strict=True) if taken)
     granted = True
     if dollars > APPROVED_FROM:
-        await DBOS.set_event_async("approval", {"refund": named[0], "dollars": dollars})
+        await DBOS.set_event_async("approval", {"refund": order.id, "dollars": dollars})
         granted = await DBOS.recv_async("approval", YEAR_S)
         await DBOS.set_event_async("approval", None)
-    paid = await refund(customer, named[0], dollars) if granted else "A person refused this."
+    paid = await refund(customer, order.id, dollars) if granted else "A person refused this."
     mail = await send_mail(customer, f"Your return: {paid}")
     return f"Your return: {paid}. The mail about it: {mail}"
 

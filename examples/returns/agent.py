@@ -1,6 +1,5 @@
 """The returns desk of a shop: `AGENTS=examples.returns.agent:desk`. README.md explains it."""
 
-import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -43,7 +42,7 @@ class Case(BaseModel):
 
 def order_of(shop: Shop, customer: str, order: str) -> Order:
     """Return an order of the customer that a thread is about."""
-    if (found := shop.find(order)) is None or found.customer != customer:
+    if (found := shop.find(customer, order)) is None:
         raise Retry(f"The customer has no order {order}.")
     return found
 
@@ -83,15 +82,15 @@ async def classify(turn: TurnContext) -> Sequence[NodeEvent]:
 async def check(turn: TurnContext) -> Sequence[NodeEvent]:
     """Find out which order it is, ask the model about each item, and request the refund of those taken back."""
     said = turn.user_input
-    while not (named := re.search(r"[A-Z]-\d+", said)):
+    while not (order := turn.agent.deps.find(turn.state.thread.subject, said)):
         said = await turn.ask_customer("Which order is it about?")
-    order = order_of(turn.agent.deps, turn.state.thread.subject, named[0])
+    items = order.items
 
     async def judge(item: ItemContext, name: Json) -> Json:
         verdict = await item.ask(f"May we take back the {name}?\n{turn.user_input}", output=Verdict)
-        return order.items[name] if verdict.accepted else 0
+        return items[name] if verdict.accepted else 0
 
-    return turn.request("refund", order=order.id, dollars=sum(await turn.map(list(order.items), judge)))
+    return turn.request("refund", order=order.id, dollars=sum(await turn.map(list(items), judge)))
 
 
 async def settle(turn: TurnContext) -> Sequence[NodeEvent]:

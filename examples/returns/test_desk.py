@@ -15,6 +15,7 @@ def talk(*lines: Line) -> Conversation:
 async def test_a_person_approves_a_large_refund() -> None:
     mia = talk("return", YES, YES, NO)
     assert (await mia.say("My kettle is broken")).answer == "Which order is it about?"
+    assert (await mia.say("It is B-20")).answer == "Which order is it about?", "an order of another customer"
     assert (await mia.say("A-17", crash="after ItemCompleted")).status == "crashed"
     assert (await mia.resume()).status == "waiting"
     assert (await mia.grant()).answer == "Your return: refunded 110 dollars. The mail about it: sent"
