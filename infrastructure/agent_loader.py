@@ -44,6 +44,8 @@ def _load(name: str, setting: str) -> Agent:
     try:
         with redirect_stderr(stderr):
             module = _module_of(Path(place)) if is_agent_file(place) else importlib.import_module(place)
+            if attribute:
+                _check_not_taken(place, module, attribute)
             found = getattr(module, attribute) if attribute else _only_agent(module)
     except BaseException as error:
         why = str(error) if isinstance(error, _NoAgentError) else _explained(error, stderr.text)
@@ -52,6 +54,17 @@ def _load(name: str, setting: str) -> Agent:
     if not isinstance(found, Agent):
         raise BadSetting(f"{setting}={name}: this is {type(found).__name__}; expected an Agent")
     return found
+
+
+def _check_not_taken(place: str, module: ModuleType, attribute: str) -> None:
+    """Refuse the name of a file in the working directory that another module has, such as `api.py` or `calendar.py`."""
+    own = Path.cwd() / f"{place.replace('.', '/')}.py"
+    if is_agent_file(place) or hasattr(module, attribute) or not own.is_file() or module.__file__ == str(own):
+        return
+    raise _NoAgentError(
+        f"the name {place} belongs to {module.__file__ or 'a built-in module'}; name the file instead, as in "
+        f"{own.name}:{attribute}, or rename it"
+    )
 
 
 def _make_importable(directory: Path) -> None:
@@ -151,6 +164,6 @@ def _is_users_own(filename: str) -> bool:
     """Return whether a file belongs neither to Threadfold, nor to an installed package, nor to Python."""
     if filename.startswith("<"):
         return False
-    places = [str(CHECKOUT / name) for name in ("domain", "infrastructure", "threadfold")]
+    places = [str(CHECKOUT / name) for name in ("domain", "infrastructure", "api", "threadfold")]
     installed = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
     return not any(Path(filename).is_relative_to(place) for place in (*places, *installed))

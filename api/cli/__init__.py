@@ -30,6 +30,7 @@ COMMANDS = {
     "agents": "Check that the agents can continue the stored turns: check.",
     "graph": "List the agents' graphs, or show one.",
     "migrate": "Migrate the database to the newest schema.",
+    "database": "Print the database's URL, or run a client with it.",
 }
 """Each command with its help line. Its function is `<name>` in `api/cli/<name>.py`; that of import is `import_`."""
 

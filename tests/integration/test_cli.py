@@ -351,3 +351,14 @@ def test_the_launcher_runs_threadfold_in_a_folder_with_an_api_and_agents_of_its_
 
     assert (done.stderr, done.returncode) == ("", 0)
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["GRAPH", "assistant", "mine"]
+
+
+async def test_a_client_gets_the_databases_url(database_url: str) -> None:
+    printed = await threadfold("database", database_url=database_url)
+    assert (printed.status, printed.out.strip()) == (0, database_url)
+    code = "import os, sys; print(os.environ['DATABASE_URL'] == sys.argv[1]); sys.exit(3)"
+    ran = await threadfold("database", sys.executable, "-c", code, "{url}", database_url=database_url)
+    assert (ran.status, ran.out) == (3, "True\n")
+    missing = await threadfold("database", "no-such-client", database_url=database_url)
+    assert missing.status == 1
+    assert "no-such-client cannot be run" in missing.err

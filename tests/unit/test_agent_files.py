@@ -55,6 +55,16 @@ def test_a_file_is_loaded_once(tmp_path: Path) -> None:
     assert again is one
 
 
+@pytest.mark.parametrize("name", ["api", "calendar", "threadfold"])
+def test_a_module_name_that_is_taken_is_refused_with_what_to_write(tmp_path: Path, name: str) -> None:
+    write(tmp_path / f"{name}.py", AGENT.format(name="desk"))
+    with pytest.raises(
+        BadSetting, match=rf"the name {name} belongs to .*; name the file instead, as in {name}.py:desk"
+    ):
+        load_agents([f"{name}:desk"])
+    assert [agent.name for agent in load_agents([f"{name}.py:desk"])] == ["desk"]
+
+
 def test_a_file_replaces_no_module_of_its_name(tmp_path: Path) -> None:
     write(tmp_path / "calendar.py", AGENT.format(name="dates"))
     first, second = load_agents(["./calendar.py", "./calendar.py"])
