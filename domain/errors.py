@@ -341,6 +341,12 @@ class Retry(ToolError):
     The call has failed. The model is asked to try again up to `max_retries` times for each tool and turn.
     """
 
+    def __init__(self, message: str | None = None, **policy: object) -> None:
+        """Raises `TypeError` for the arguments of a policy: until version 0.1, `Retry` was the name of that."""
+        if policy:
+            raise TypeError(f"Retry(...) asks the model to call a tool again; RetryPolicy takes {', '.join(policy)}")
+        super().__init__(message)
+
 
 class InvalidArguments(ToolError):
     """A tool cannot be called with these arguments. The model reads the message."""

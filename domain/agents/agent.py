@@ -118,6 +118,10 @@ class TurnContext(Protocol):
         """The thread's values now: an instance of the graph's model, or a copy as a dict. Changing it has no effect."""
 
     @property
+    def subject(self) -> str:
+        """The customer that the thread is about, as given when it was opened; "" if none was given."""
+
+    @property
     def user_input(self) -> str:
         """The user's message that started this turn."""
 

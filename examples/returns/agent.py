@@ -82,7 +82,7 @@ async def classify(turn: TurnContext) -> Sequence[NodeEvent]:
 async def check(turn: TurnContext) -> Sequence[NodeEvent]:
     """Find out which order it is, ask the model about each item, and request the refund of those taken back."""
     said = turn.user_input
-    while not (order := turn.agent.deps.find(turn.state.thread.subject, said)):
+    while not (order := turn.agent.deps.find(turn.subject, said)):
         said = await turn.ask_customer("Which order is it about?")
     items = order.items
 

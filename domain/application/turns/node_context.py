@@ -119,6 +119,11 @@ class NodeContext:
         return typed_values(self.agent.graph.values, self.state.thread.values)
 
     @property
+    def subject(self) -> str:
+        """The customer that the thread is about."""
+        return self.state.thread.subject
+
+    @property
     def user_input(self) -> str:
         """The message that started this turn."""
         # Later messages of the user answer questions of this turn. A turn that retries another has none of its own.
