@@ -74,10 +74,13 @@ SUBGRAPH = '"node":"ask/'
 
 _reached: Counter[str] = Counter()
 
+_crash = [""]
+"""The point to die at, last."""
+
 
 def reached(point: str) -> None:
     """Die here, if that is what was asked for."""
-    wanted, _, number = os.environ.get(CRASH, "").rpartition(":")
+    wanted, _, number = _crash[-1].rpartition(":")
     _reached[point] += 1
     if wanted == point and _reached[point] == int(number):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -154,7 +157,12 @@ class Model(OpenAIChatModel):
 
 
 def install() -> None:
-    """Have the composition root take these adapters."""
+    """Have the composition root take these adapters.
+
+    The point to die at is taken out of the environment: a process in which this one runs a suspect turn alone must not
+    die there as well, because the turn would then rightly be failed.
+    """
+    _crash.append(os.environ.pop(CRASH, ""))
     for module, adapter in (
         (api.runtime.stores, Events),
         (api.runtime.stores, Snapshots),
