@@ -37,7 +37,8 @@ INTERRUPTED = 130
 @click.command()
 @click.option("--graph", help=f"The agent to talk to.  [default: {DEFAULT_GRAPH}]")
 @click.option("--thread", type=click.UUID, help="Continue this thread.")
-def chat(*, graph: str | None, thread: UUID | None) -> None:
+@click.option("--subject", default="", help="The customer that a new thread is about, for tools that check it.")
+def chat(*, graph: str | None, thread: UUID | None, subject: str) -> None:
     """Talk to an agent in the terminal, without a server. Each line is a message; /exit or Ctrl-D leaves.
 
     Lines may also come from a pipe. Then the exit status is 1 if a turn failed.
@@ -50,7 +51,7 @@ def chat(*, graph: str | None, thread: UUID | None) -> None:
         stack = AsyncExitStack()
         try:
             runtime = runner.run(stack.enter_async_context(connected(settings, open_runtime(settings))))
-            talk = Talk(Service(runtime), graph, thread)
+            talk = Talk(Service(runtime), graph, thread, subject)
             runner.run(talk.greet())
             status = _converse(runner, talk)
         finally:
@@ -66,6 +67,8 @@ def _converse(runner: asyncio.Runner, talk: "Talk") -> int:
         for line in _lines():
             try:
                 failed = not runner.run(talk.say(line)) or failed
+                if talk.is_stuck:
+                    break
             except ThreadfoldError as error:
                 talk.screen.complain(str(error))
                 failed = True
@@ -97,8 +100,11 @@ def _lines() -> Iterator[str]:
 class Talk:
     """A conversation in one thread. This process runs its turns, unless a worker does."""
 
-    def __init__(self, service: Service, graph: str | None, thread: UUID | None) -> None:
+    def __init__(self, service: Service, graph: str | None, thread: UUID | None, subject: str) -> None:
         self.screen = Screen()
+        self.is_stuck = False
+        """Whether the turn waits for a person who cannot answer here."""
+        self._subject = subject
         self._service = service
         self._runtime = service.runtime
         self._graph = graph
@@ -128,6 +134,8 @@ class Talk:
         """Send a message, and show what happens until the turn is over. Return whether it completed."""
         await self._worker.begin()
         await self._finish_running()
+        if self._new and self._subject and self._graph:
+            await self._service.open(self._thread_id, self._graph, {}, self._caller, self._subject)
         started = await self._service.start_turn(self._thread_id, text, self._caller, open_with=self._graph)
         before = Version(started.outcome.loaded.head.version - len(started.outcome.events))
         ended_well = await self._follow(before)
@@ -215,6 +223,7 @@ class Talk:
         """Let the user answer a question to a person. Return whether that was possible."""
         if not sys.stdin.isatty():
             self.screen.complain(f"A person has to answer, and there is no terminal to ask at: {asked.question}")
+            self.is_stuck = True
             return False
         self.screen.note(f"{asked.question}")
         if asked.answer_schema:
@@ -226,7 +235,9 @@ class Talk:
                 decided = Decide(hash=asked.hash, decision="answer", answer=value)
                 with suppress(NotFound):  # another client was faster
                     await self._service.decide_approval(self._thread_id, asked.approval_id, decided, self._caller)
-            except (ValueError, InvalidInput) as error:
+            except InvalidInput as error:
                 self.screen.complain(str(error))
+            except ValueError:
+                self.screen.complain("That is not JSON. Text stands in quotes, a model is an object in braces.")
             else:
                 return True

@@ -144,6 +144,11 @@ def _start_while_running(command: commands.StartTurn, state: Running) -> Events:
     if question := question_for_customer(state):
         said = events.MessageAppended("user", command.content, command.tokens)
         return (said, events.QuestionAnswered(question.version, command.content))
+    if command.strategy == "reject" and turn.waits:
+        raise ThreadBusy(
+            "The running turn waits for a person, as GET .../approvals shows. Decide, or set `strategy` to enqueue, "
+            "interrupt or rollback."
+        )
     if command.strategy == "reject":
         raise ThreadBusy
     if len(queue) >= MAX_QUEUED_MESSAGES:

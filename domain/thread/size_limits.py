@@ -60,6 +60,15 @@ def check_message_text(content: str, field: str) -> None:
         raise InvalidInput(field, f"may have {MAX_NODE_MESSAGE_CHARACTERS:,} characters, not {len(content):,}")
 
 
+def check_is_json(value: Json, field: str) -> None:
+    """Raise `InvalidInput`, naming the field, for an object that is not JSON, such as a model."""
+    try:
+        to_json(value)
+    except TypeError as error:
+        advice = "of a pydantic model use model_dump(mode='json'), of a msgspec struct msgspec.to_builtins"
+        raise InvalidInput(field, f"must be JSON; {advice} ({error})") from error
+
+
 def check_json_size(value: Json, field: str, most: int) -> int:
     """Return the characters of JSON. Raises `InvalidInput`, naming the field, if there are more than `most`."""
     size = len(to_json(value))

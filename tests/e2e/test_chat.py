@@ -225,10 +225,14 @@ async def test_a_lost_turn_is_taken_up_in_its_own_thread_only(tmp_path: Path) ->
 
 
 async def test_a_question_to_the_customer_is_answered_by_the_next_line() -> None:
-    done = await chat("Another size\nA-17\n", "--graph", "exchange", database_url="memory://", agents=EXCHANGE)
+    done = await chat(
+        "Another size\nA-17\nnever read\n", "--graph", "exchange", database_url="memory://", agents=EXCHANGE
+    )
 
     assert "Which order?\n" in done.out
     assert "A person has to answer, and there is no terminal to ask at: Exchange A-17?" in done.out + done.err
+    assert "never read" not in done.out + done.err
+    assert done.err.count("\n") <= 1
     assert done.status == 1
 
 
@@ -240,6 +244,9 @@ async def test_a_person_answers_at_the_terminal() -> None:
         await person.until("Which order?")
         await person.until("> ")
         person.type("A-17\n")
+        await person.until("Answer: ")
+        person.type("maybe\n")
+        await person.until("That is not JSON.")
         await person.until("Answer: ")
         person.type('{"approved": "perhaps"}\n')
         await person.until("answer.approved")

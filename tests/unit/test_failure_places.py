@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,7 +11,7 @@ from domain.agents.error_text import MAX_ERROR_CHARACTERS, failure_text
 from domain.errors import InvalidInput
 from domain.thread.events import ItemFailed, NodeFailed, TurnFailed
 from tests.support.runtime import one_node, says, stage
-from threadfold import END, Agent, Branch, Graph, ItemContext, Json, Node, NodeEvent, Running, TurnContext
+from threadfold import END, Agent, Branch, Graph, ItemContext, Json, Node, NodeEvent, RetryPolicy, Running, TurnContext
 
 
 async def detail(agent: Agent, *lines: str) -> str:
@@ -101,3 +102,31 @@ def test_texts_are_bounded(length: int) -> None:
 
 
 FILE = "test_failure_places.py"
+
+
+@pytest.mark.parametrize(
+    ("returns", "advice"),
+    [
+        (lambda turn: None, "without any, return []"),
+        (lambda turn: turn.say("a"), "as in [event], not a single MessageAppended"),
+        (lambda turn: "a", "a list of events, not str"),
+        (lambda turn: turn.generate(), "return the events of an awaited call"),
+        (lambda turn: [turn.request("clock")], "write a star, as in [*turn.request(...)"),
+        (lambda turn: [turn.update(a=object())], "update.a: must be JSON; of a pydantic model use model_dump"),
+    ],
+)
+async def test_what_a_node_must_not_return_is_refused_with_what_to_write(returns: Any, advice: str) -> None:
+    async def work(turn: TurnContext) -> Sequence[NodeEvent]:
+        return returns(turn)  # type: ignore[no-any-return]
+
+    assert advice in await detail(one_node(work))
+
+
+async def test_the_result_of_an_item_must_be_json() -> None:
+    async def each(_: ItemContext, __: Json) -> Json:
+        return object()
+
+    async def work(turn: TurnContext) -> Sequence[NodeEvent]:
+        return [turn.say(str(await turn.map([1], each, retry=RetryPolicy(1))))]
+
+    assert "result: must be JSON; of a pydantic model use model_dump" in await detail(one_node(work))

@@ -102,5 +102,7 @@ def _answer(line: Any, number: int) -> ChatAnswer:
         data = line.model_dump(mode="json") if isinstance(line, BaseModel) else line
         return ChatAnswer(to_json(data), (), "stop", "script", usage)
     made = [line] if isinstance(line, Call) else list(line)
+    if wrong := next((one for one in made if not isinstance(one, Call)), None):
+        raise TypeError(f"A list in a script holds calls, as in [call('look_up', order='A')], not {wrong!r}")
     calls = tuple(ToolCall(f"call-{number}-{n}", one.tool, one.arguments) for n, one in enumerate(made))
     return ChatAnswer(None, calls, "tool_calls", "script", usage)

@@ -112,7 +112,7 @@ class Replay:
         own = loaded.state.thread.graph if not isinstance(loaded.state, Unopened) else agent.name
         runner = TurnRunner(services, {own: answers.acted_by(agent, delays=live)})
         loaded = await runner.run(loaded, Metadata())
-        while answered := await _answer_question(repository, loaded, answers):
+        while answered := await _answer_question(repository, loaded, answers, self.tokens):
             loaded = await runner.run(answered, Metadata())
         again = [recorded async for recorded in repository.follow(thread_id, before.head.version)]
         recorded = _with_names_of_today(recorded, agent.graph)
@@ -164,7 +164,7 @@ class LiveAnswers:
 
 
 async def _answer_question(
-    repository: ThreadRepository, loaded: LoadedThread, answers: RecordedAnswers
+    repository: ThreadRepository, loaded: LoadedThread, answers: RecordedAnswers, tokens: TokenCounter
 ) -> LoadedThread | None:
     """Give the recorded answer to the question that a replayed turn waits for; None if there is none."""
     state = loaded.state
@@ -173,8 +173,8 @@ async def _answer_question(
     if question is None or answer is None or not isinstance(state, Running):
         return None
     if question.to == "customer":
-        turn = state.turn
-        answering: Command = StartTurn(TurnId(uuid4()), str(answer[0]), 0, turn.node, turn.graph)
+        turn, text = state.turn, str(answer[0])
+        answering: Command = StartTurn(TurnId(uuid4()), text, tokens.count(text), turn.node, turn.graph)
     else:
         answering = AnswerQuestion(question.version, question.hash, answer[0])
     result = await execute(repository, CommandRequest(loaded.thread_id, lambda _: (answering,), known=loaded))

@@ -26,6 +26,7 @@ from domain.ids import ThreadId
 from domain.json import Json, copied
 from domain.models.chat import ModelError
 from domain.thread.commands import CompleteItem, FailItem, StartFanOut
+from domain.thread.size_limits import check_is_json
 from domain.thread.state import Item, Running
 
 
@@ -138,6 +139,7 @@ async def _until_done(
         context.asked = Counter()
         try:
             result = await run_user_code(lambda: each(context, copied(item.value)), name, inner=True)
+            check_is_json(result, "result")
             duration = int((clock() - started) * 1000)
             with group.finishing():
                 done = CompleteItem(run.turn_id, step, context.index, result, (), duration, run.number, context.fan_out)

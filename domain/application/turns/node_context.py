@@ -38,7 +38,7 @@ from domain.prompt.summary import INSTRUCTIONS, parse_summary, summary_request
 from domain.thread.codec import Recorded, to_json
 from domain.thread.commands import RuntimeCommand
 from domain.thread.events import MessageAppended, NodeEvent, StateUpdated, ToolRequested
-from domain.thread.size_limits import MAX_ARGUMENTS_CHARACTERS, check_json_size, check_message_text
+from domain.thread.size_limits import MAX_ARGUMENTS_CHARACTERS, check_is_json, check_json_size, check_message_text
 from domain.thread.state import Message, Running
 
 _log = logging.getLogger(__name__)
@@ -143,7 +143,9 @@ class NodeContext:
         return (MessageAppended("assistant", None, self._count(to_json(call))), call)
 
     def update(self, **values: Json) -> StateUpdated:
-        """Return a change of the thread's values."""
+        """Return a change of the thread's values. Raises `InvalidInput` for what is not JSON."""
+        for name, value in values.items():
+            check_is_json(value, f"update.{name}")
         return StateUpdated(values)
 
     async def generate(
