@@ -46,7 +46,8 @@ class Archive:
     def past(self) -> ThreadHistory:
         """The past as a service that records no accesses."""
         settings = SimpleNamespace(audit_reads=False)
-        known = SimpleNamespace(repository=self.fresh(), accesses=None, clock=self.clock, settings=settings)
+        log = SimpleNamespace(accesses=None)
+        known = SimpleNamespace(repository=self.fresh(), log=log, clock=self.clock, settings=settings)
         runtime = cast("Runtime", known)
         return ThreadHistory(runtime, AccessLogService(runtime))
 
