@@ -14,6 +14,7 @@ import pytest
 
 from domain.ids import SLICES, CommandId, Slice, ThreadId
 from domain.log.hash_chain import chain_records
+from domain.models.chat import ToolCall
 from domain.ports.log import Append
 from domain.read_models.tables import MAX_INDEXED, indexed
 from domain.thread.codec import Metadata, encode
@@ -34,10 +35,13 @@ from domain.thread.events import (
     Limit,
     MessageAppended,
     MessageEdited,
+    ModelAnswered,
     ModelCalled,
     ModelFailed,
     NodeCompleted,
     NodeFailed,
+    QuestionAnswered,
+    QuestionAsked,
     Recalled,
     StateUpdated,
     ThreadForked,
@@ -139,6 +143,9 @@ def conversation(text: Text) -> Sequence[Event]:
         TurnFailed(three, "node_failed", text()),
         TurnStarted(four, text(), text()),
         MessageAppended("user", text(), 2),
+        ModelAnswered(0, text(), text(), text(), text(), (ToolCall(text(), text(), {text(): text()}),)),
+        QuestionAsked(text(), text(), {text(): text()}),
+        QuestionAnswered(45, {text(): text()}),
         CancellationRequested(four, "rolled_back"),
         TurnRolledBack(four),
     )
