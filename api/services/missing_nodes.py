@@ -22,7 +22,8 @@ _log = logging.getLogger(__name__)
 PAGE_THREADS = 200
 """Threads that are read at a time."""
 
-MAX_CONCURRENT_LOADS = 8
+MAX_CONCURRENT_LOADS = 2
+"""Threads that are in memory at a time, each with its whole window."""
 
 MAX_THREADS_AT_START = 1_000
 """Threads with an open turn that a process looks at when it starts, those that have been open for longest."""
@@ -77,7 +78,7 @@ async def _look(
 ) -> ThreadMissing | None:
     async with slots:
         try:
-            loaded = await runtime.repository.load(thread_id, tenant)
+            loaded = await runtime.repository.load_once(thread_id, tenant)
         except ThreadfoldError as error:
             _log.warning("The turn of %s is not checked: %s", thread_id, error)
             return None

@@ -101,6 +101,16 @@ class ThreadRepository(ThreadReader):
             return replace(loaded, tenant=tenant)
         return self._cache(loaded)
 
+    async def load_once(self, thread_id: ThreadId, tenant: Tenant = DEFAULT_TENANT) -> LoadedThread:
+        """Return the thread as it is now, and do not cache it: for a look at many threads. Raises `UnknownThread`."""
+        if hot := self._hot.get(thread_id):
+            loaded = await self._catch_up(hot)
+        else:
+            loaded = await self._folded(thread_id)
+        if not loaded.head.version or loaded.tenant != tenant:
+            raise UnknownThread(thread_id)
+        return loaded
+
     def cached_idle(self, thread_id: ThreadId, tenant: Tenant) -> LoadedThread | None:
         """Return the thread from the cache if it is idle there. It may be stale.
 
