@@ -208,7 +208,7 @@ class Turn(Struct, frozen=True, omit_defaults=True, gc=False):
             return False
         if self.approval and not self.approval.granted:
             return True
-        if any(not asked.call for asked in self.open_questions):
+        if self.questions and any(not asked.call for asked in self.open_questions):
             return True
         return bool(self.calls) and all(call.status == "asked" for call in self.calls)
 

@@ -160,7 +160,7 @@ class NodeContext:
         if self.state.turn.calls:
             raise InvalidInput("calls", "run the open calls before the model is asked again")
         self._retract()
-        agent = replace_fields(self.agent, tools=offered(self.agent, tools))
+        agent = self.agent if tools is None else replace_fields(self.agent, tools=offered(self.agent, tools))
         generation = Generation(
             self,
             agent,

@@ -216,6 +216,8 @@ async def _run_node(context: NodeContext, node: Node) -> tuple[tuple[NodeEvent, 
 
 def _returned(events: object) -> Sequence[NodeEvent]:
     """Return a node's events. Raises `InvalidInput` for what a node must not return, with what to write instead."""
+    if isinstance(events, list | tuple) and not any(isinstance(event, list | tuple) for event in events):
+        return events  # nearly always
     why = None
     if events is None:
         why = "return a list of events; without any, return []"
