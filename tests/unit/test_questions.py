@@ -381,3 +381,18 @@ async def test_other_calls_go_on_while_one_waits_for_an_answer() -> None:
     second = open_question(await answer(played, first, {"size": "S"}))
     assert isinstance((await answer(played, second, value=False)).state, Idle)
     assert SENT == []
+
+
+async def test_a_function_of_a_list_cannot_ask_a_person() -> None:
+    async def work(turn: TurnContext) -> Sequence[NodeEvent]:
+        async def each(_: ItemContext, __: Json) -> Json:
+            return await turn.ask_person("May I?")
+
+        return [turn.say(str(await turn.map([1], each)))]
+
+    played = stage(one_node(work, timeout=20))
+    await played.say("go")
+    (failed,) = await played.happened(TurnFailed)
+    assert isinstance(failed, TurnFailed)
+    assert "a function of turn.map cannot wait for a person" in failed.detail
+    assert not await played.happened(QuestionAsked)

@@ -3,8 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 
-from domain.errors import WaitsForPerson
+from domain.errors import InvalidInput, WaitsForPerson
+
+_within: ContextVar[bool] = ContextVar("within_call", default=False)
+"""Whether the code runs within a call, such as in the function of a list."""
 
 
 class CallsUnderWay:
@@ -28,14 +32,24 @@ class CallsUnderWay:
             raise WaitsForPerson
         self._count += 1
         self._none.clear()
+        token = _within.set(True)
         try:
             yield
         finally:
+            _within.reset(token)
             self._count -= 1
             if not self._count:
                 self._none.set()
 
+    def check_outside(self) -> None:
+        """Raise `InvalidInput` within a call, such as in the function of a list: it would wait for its own end."""
+        if _within.get():
+            raise InvalidInput(
+                "question", "a function of turn.map cannot wait for a person; ask before turn.map, or after it"
+            )
+
     async def end(self) -> None:
-        """Start no further call, and wait for those that are under way."""
+        """Start no further call, and wait for those that are under way. Raises `InvalidInput` within one of them."""
+        self.check_outside()
         self._waits = True
         await self._none.wait()

@@ -219,6 +219,7 @@ class NodeContext:
                 "question",
                 "ask before `generate` or in another node: after the answer the node runs again from its beginning",
             )
+        self._calls.check_outside()
         try:
             return await ask_question(self, self._asked_people, question, output_of(output), to)
         except WaitsForPerson:
