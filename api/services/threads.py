@@ -212,6 +212,8 @@ class Service:
             given = ("answer", approval, decided.hash, decided.answer)
 
             def plan(state: State) -> Iterable[commands.Command]:
+                if isinstance(state, Running) and open_question(state, approval):
+                    self.runtime.agents.check_node(state)
                 _check_answer(answered, state)
                 return (answered,)
 

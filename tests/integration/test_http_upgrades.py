@@ -217,3 +217,18 @@ async def test_a_graph_shows_the_earlier_names_of_its_nodes() -> None:
     async with running_api(database_url="memory://", agents=agents) as api:
         nodes = (await api.get("/v1/graphs/till")).json()["nodes"]
         assert {node["name"]: node["aliases"] for node in nodes} == {"ask": [], "close": ["settle"]}
+
+
+async def test_an_answer_to_a_question_at_a_renamed_node_is_refused_until_there_is_an_alias(deployed: Deployed) -> None:
+    async with deployed("asking") as api:
+        thread = await begin(api, graph="asker")
+    async with deployed("asking_elsewhere") as api:
+        (question,) = await pending(api, thread)
+        path = f"/v1/threads/{thread}/approvals/{question['approval_id']}"
+        answer = {"hash": question["hash"], "decision": "answer", "answer": "yes"}
+        refused = await api.post(path, json=answer)
+        assert (refused.status_code, refused.json()["type"]) == (409, "urn:threadfold:missing-node")
+        assert await pending(api, thread) == [question]
+    async with deployed("asking_with_alias") as api:
+        assert (await api.post(path, json=answer)).status_code == 200
+        assert (await status(api, thread, "idle"))["last_turn"]["outcome"] == "completed"

@@ -64,3 +64,15 @@ restarted = Agent(
     tools=[pay_back],
 )
 """Has other names for both nodes of `before`."""
+
+
+async def _inquire(turn: TurnContext) -> Sequence[NodeEvent]:
+    return [turn.say(await turn.ask_person("Go on?"))]
+
+
+def _asker(name: str, *aliases: str) -> Agent:
+    return Agent(Graph("asker", name, [Node(name, _inquire, aliases=aliases)], {name: END}))
+
+
+asking, asking_elsewhere, asking_with_alias = _asker("ask"), _asker("inquire"), _asker("inquire", "ask")
+"""An agent that asks a person; the same after its node was renamed, without an alias and with one."""

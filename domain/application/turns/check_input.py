@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from domain.agents.agent import Agent
 from domain.agents.error_text import error_text
+from domain.agents.registry import Agents
 from domain.agents.tools import Tool
 from domain.agents.values import filled_values, typed_values
 from domain.application.turns.user_code import call_user_code
@@ -76,17 +77,18 @@ def _of_model(check: Callable[[], T]) -> T:
         raise InvalidInput("values", f"the model cannot check them: {error_text(error)}") from error
 
 
-def check_decision(decision: DecideApproval, state: State, agents: Mapping[str, Agent]) -> None:
+def check_decision(decision: DecideApproval, state: State, agents: Agents) -> None:
     """Check the arguments with which a person grants a call. Does nothing if this process does not have the tool.
 
     Raises:
         InvalidInput: they do not fit the tool; its field is a path such as `arguments.amount`.
     """
-    if decision.arguments is None or not isinstance(state, Running) or state.thread.graph not in agents:
+    agent = agents.running(state) if isinstance(state, Running) else None
+    if decision.arguments is None or not isinstance(state, Running) or agent is None:
         return
     asked = (call for call in state.turn.calls if call.version == decision.approval and call.status == "asked")
     call = next(asked, None)
-    tool = agents[state.thread.graph].by_name.get(call.request.name) if call else None
+    tool = agent.by_name.get(call.request.name) if call else None
     if call is None or call.hash != decision.hash or tool is None:
         return
     check_json(decision.arguments, "arguments")
