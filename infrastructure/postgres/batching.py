@@ -4,6 +4,7 @@ Without delay: a group is whatever was queued while the groups before were being
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
@@ -24,7 +25,7 @@ class Waiting(Struct, Generic[T, R], eq=False):
     done: asyncio.Future[R]
 
 
-class Batches(Generic[T, R]):
+class Batches(ABC, Generic[T, R]):
     """Items in groups of at most `most`, of which `at_once` are written at a time. At most `limit` items wait.
 
     An invalid item fails alone.
@@ -82,9 +83,9 @@ class Batches(Generic[T, R]):
             for waiting in group:
                 self._answer(waiting, error)
 
+    @abstractmethod
     async def _try(self, group: Sequence[Waiting[T, R]]) -> Exception | None:
         """Write a group. Returns the error that failed it as a whole: then its callers still wait."""
-        raise NotImplementedError
 
     async def _divide(self, group: Sequence[Waiting[T, R]], error: Exception) -> None:
         """Write the halves of a failed group, to find the item that cannot be written. It fails alone.

@@ -8,7 +8,7 @@ called. A live model may answer instead of the recorded answers, to see what oth
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from uuid import uuid4
+from uuid import uuid5
 
 from msgspec.structs import replace
 
@@ -174,7 +174,9 @@ async def _answer_question(
         return None
     if question.to == "customer":
         turn, text = state.turn, str(answer[0])
-        answering: Command = StartTurn(TurnId(uuid4()), text, tokens.count(text), turn.node, turn.graph)
+        answering: Command = StartTurn(
+            TurnId(uuid5(turn.turn_id, "answer")), text, tokens.count(text), turn.node, turn.graph
+        )
     else:
         answering = AnswerQuestion(question.version, question.hash, answer[0])
     result = await execute(repository, CommandRequest(loaded.thread_id, lambda _: (answering,), known=loaded))

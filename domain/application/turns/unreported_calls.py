@@ -73,21 +73,25 @@ def _removed(calls: list[ModelCalled], called: ModelCalled) -> bool:
     return True
 
 
+_HAS_CALLS = (
+    commands.CompleteItem,
+    commands.FailAttempt,
+    commands.FailItem,
+    commands.FailTurn,
+    commands.RecordAnswer,
+    commands.RecordModelCalls,
+    commands.RecordModelFailure,
+    commands.StopTurn,
+)
+"""Reports with a field for the model calls that they carry."""
+
+
 def with_calls(report: commands.RuntimeCommand, calls: Sequence[ModelCalled]) -> commands.RuntimeCommand:
     """Add calls to a report. A report that has no place for them stays as it is."""
     match report:
         case commands.CompleteNode():
             return replace(report, facts=(*calls, *report.facts))
-        case (
-            commands.CompleteItem()
-            | commands.FailAttempt()
-            | commands.FailItem()
-            | commands.FailTurn()
-            | commands.RecordAnswer()
-            | commands.RecordModelCalls()
-            | commands.RecordModelFailure()
-            | commands.StopTurn()
-        ):
+        case _ if isinstance(report, _HAS_CALLS):
             return replace(report, calls=(*calls, *report.calls))
         case _:
             return report
@@ -102,16 +106,7 @@ def _calls_of(report: commands.RuntimeCommand) -> Sequence[ModelCalled]:
     match report:
         case commands.CompleteNode(facts=facts):
             return [fact for fact in facts if isinstance(fact, ModelCalled)]
-        case (
-            commands.CompleteItem()
-            | commands.FailAttempt()
-            | commands.FailItem()
-            | commands.FailTurn()
-            | commands.RecordAnswer()
-            | commands.RecordModelCalls()
-            | commands.RecordModelFailure()
-            | commands.StopTurn()
-        ):
+        case _ if isinstance(report, _HAS_CALLS):
             return report.calls
         case _:
             return ()
