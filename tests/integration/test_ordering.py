@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from itertools import chain, islice
+from itertools import chain, count, islice
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -20,6 +20,7 @@ from infrastructure.postgres.pool import open_pool
 from tests.streams import a_command, appending, numbered, threads_of
 
 WRITERS, THREADS, SLICES_USED, ROUNDS = 32, 200, 4, 12
+ENOUGH = 20  # of each way in which an append can end
 
 
 async def append_alone(connection: asyncpg.Connection | asyncpg.Pool, append: Append) -> Position | None:
@@ -43,7 +44,10 @@ class Writers:
                 group.create_task(self._write())
 
     async def _write(self) -> None:
-        for _ in range(ROUNDS):
+        """Write some rounds, and then on until each way to end was seen: how many race depends on the machine."""
+        for number in count():
+            if number >= ROUNDS and min(self.committed, self.refused, self.rolled_back) > ENOUGH:
+                return
             thread_id = self._random.choice(self.threads)
             payloads = numbered(self._random.randint(1, 4))
             append = appending(thread_id, self.heads.get(thread_id, EMPTY_HEAD), *payloads)
@@ -129,7 +133,8 @@ async def test_a_follower_sees_every_event_once_and_in_its_order(
     ):
         store, writers = PostgresEventStore(reading), Writers(writing, threads)
         followers = [asyncio.create_task(follow(store, slice_, seen[slice_])) for slice_ in slices]
-        await writers.run()
+        async with asyncio.timeout(60):
+            await writers.run()
         async with asyncio.timeout(60):  # what was committed is visible, whoever else has a transaction open
             while sum(map(len, seen.values())) < writers.committed:
                 await asyncio.sleep(0.01)
@@ -137,7 +142,6 @@ async def test_a_follower_sees_every_event_once_and_in_its_order(
             follower.cancel()
         await asyncio.gather(*followers, return_exceptions=True)
 
-    assert min(writers.committed, writers.refused, writers.rolled_back) > 20, "the test must be about something"
     for slice_, records in seen.items():
         assert [record.position for record in records] == list(range(1, len(records) + 1))
         assert {slice_of(record.thread_id) for record in records} == {slice_}
