@@ -28,4 +28,4 @@ def check_text_answer(value: Json, field: str) -> None:
 
 @lru_cache(maxsize=256)
 def _validator(schema: str) -> jsonschema_rs.Validator:
-    return jsonschema_rs.validator_for(schema)
+    return jsonschema_rs.validator_for(schema, offline=True)

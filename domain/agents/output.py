@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
 from domain.agents.error_text import shortened
+from domain.agents.schema_check import DEFINITIONS
 from domain.json import Json, JsonObject
 from domain.models.chat import AnswerInvalid, OutputFormat
 from domain.thread.codec import to_json
@@ -32,6 +33,8 @@ MAX_QUOTED_CHARACTERS = 300
 MAX_ERRORS = 10
 """Errors of one answer that are named."""
 
+_NO_JSON = object()
+
 _FENCED = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
 
 
@@ -46,7 +49,7 @@ class Output(Generic[T]):
     @property
     def is_wrapped(self) -> bool:
         """Whether models answer with an object that has the value in its field `answer`."""
-        return bool(self.schema) and self.schema.get("type") != "object" and "$ref" not in self.schema
+        return bool(self.schema) and root_of(self.schema).get("type") != "object"
 
     @property
     def format(self) -> OutputFormat | None:
@@ -55,8 +58,8 @@ class Output(Generic[T]):
             return None
         if not self.is_wrapped:
             return OutputFormat(self.name, self.schema)
-        inner = {key: value for key, value in self.schema.items() if key != "$defs"}
-        defs = {"$defs": self.schema["$defs"]} if "$defs" in self.schema else {}
+        inner = {key: value for key, value in self.schema.items() if key not in DEFINITIONS}
+        defs = {key: self.schema[key] for key in DEFINITIONS if key in self.schema}
         wrapped = {"type": "object", "properties": {WRAPPER: inner}, "required": [WRAPPER]}
         return OutputFormat(self.name, {**wrapped, "additionalProperties": False, **defs})
 
@@ -67,24 +70,50 @@ class Output(Generic[T]):
         try:
             return self.check(self._value(text))
         except ValueError as error:
-            quoted = shortened(text, MAX_QUOTED_CHARACTERS)
-            raise AnswerInvalid(f"The answer does not fit {self.name}: {error}. The model wrote: {quoted}") from error
+            raise self._invalid(text, error, "The model wrote") from error
+
+    def check_message(self, text: str) -> Json:
+        """Return the JSON that a message of the agent is. Raises `AnswerInvalid`, which quotes the message."""
+        try:
+            value = msgspec.json.decode(text)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise self._invalid(text, ValueError("it is not JSON"), "The agent said") from error
+        try:
+            self.check(value)
+        except ValueError as error:
+            raise self._invalid(text, error, "The agent said") from error
+        return value
 
     def canonical(self, text: str) -> str:
         """Return the JSON of an answer that fits, without what the model wrote around it. Raises `AnswerInvalid`."""
         self.parse(text)
         return to_json(self._value(text)) if self.schema else text
 
+    def _invalid(self, text: str, error: ValueError, who: str) -> AnswerInvalid:
+        quoted = shortened(text, MAX_QUOTED_CHARACTERS)
+        return AnswerInvalid(f"The answer does not fit {self.name}: {error}. {who}: {quoted}")
+
     def _value(self, text: str) -> Json:
         """Find the value in a model's text, which may have other text around the JSON."""
         value = _find_json(text)
-        if value is None:
+        if value is _NO_JSON:
             if self.is_wrapped:  # a model without a structured mode may answer with the bare word
                 return text.strip().strip("`\"'.")
             raise ValueError("it is not JSON")
         if self.is_wrapped and isinstance(value, dict) and set(value) == {WRAPPER}:
             return value[WRAPPER]
         return value
+
+
+def root_of(schema: JsonObject) -> JsonObject:
+    """Return a schema, or the definition that it only refers to."""
+    for _ in range(len(schema.get("$defs", ())) + len(schema.get("definitions", ())) + 1):
+        _, _, reference = str(schema.get("$ref", "")).partition("#/")
+        keyword, _, name = reference.partition("/")
+        if keyword not in DEFINITIONS or not isinstance(found := schema.get(keyword, {}).get(name), dict):
+            break
+        schema = {**found, **{key: schema[key] for key in DEFINITIONS if key in schema}}
+    return schema
 
 
 TEXT: Output[str] = Output("text", {}, lambda value: value if isinstance(value, str) else _refuse(value))
@@ -142,7 +171,7 @@ def _refuse(value: Json) -> str:
 
 
 def _find_json(text: str) -> Json:
-    """Return the JSON of a text: all of it, its first fenced block, or from its first to its last brace. Else None."""
+    """Return the JSON of a text: all of it, its first fenced block, or from its first to its last brace."""
     fenced = _FENCED.search(text)
     spans = [text, fenced.group(1) if fenced else "", text[text.find("{") : text.rfind("}") + 1]]
     for span in spans:
@@ -150,4 +179,4 @@ def _find_json(text: str) -> Json:
             return msgspec.json.decode(span)
         except (msgspec.DecodeError, RecursionError):
             continue
-    return None
+    return _NO_JSON

@@ -34,6 +34,9 @@ MAX_RESULTS_CHARACTERS = 4 * 1024 * 1024
 MAX_RESULT_CHARACTERS = 16 * 1024
 """Characters of an item's result as JSON."""
 
+MAX_OUTPUT_SCHEMA_CHARACTERS = 16 * 1024
+"""Characters, as JSON, of the schema that a client wants an answer to fit: it is in each prompt of the turn."""
+
 MAX_SUBJECT_CHARACTERS = 200
 """Characters of the name of the customer that a thread is about."""
 

@@ -1,6 +1,7 @@
 """The built-in model's JSON: a value that fits a JSON schema, with what the prompt says where it says something.
 
-It knows the keywords that pydantic and msgspec write. A pattern is only met by a word of the prompt that matches it.
+It knows the keywords that pydantic and msgspec write, and those of the schemas that clients may send. A pattern is only
+met by a word of the prompt that matches it. A schema that would take too long is answered with `{}`.
 """
 
 import math
@@ -11,11 +12,18 @@ from fractions import Fraction
 from itertools import count, islice
 from typing import Any, NamedTuple, TypeAlias
 
+from domain.agents.schema_check import matcher
 from domain.json import Json, JsonObject
 from domain.thread.codec import to_json
 from infrastructure.models.offline.prompt_facts import PromptFacts
 
 MAX_DEPTH = 40
+MAX_STEPS = 20_000
+"""Parts of a schema that are filled, and values that are tried."""
+
+MAX_SEARCHED_CHARS = 500_000
+"""Characters that are searched: the prompt once for each part of a schema. Later parts are filled without it."""
+
 MAX_ITEMS = 20
 """Items that a list has at most, if its schema does not demand more."""
 
@@ -51,7 +59,14 @@ class Filled(NamedTuple):
 
 def structured(schema: JsonObject, text: str) -> str:
     """Return JSON that fits a schema."""
-    return to_json(_Filler(schema, text).fill(schema).value)
+    try:
+        return to_json(_Filler(schema, text).fill(schema).value)
+    except _TooLongError:
+        return "{}"
+
+
+class _TooLongError(Exception):
+    """The schema demands too much."""
 
 
 class _Filler:
@@ -60,9 +75,20 @@ class _Filler:
         self._facts = PromptFacts(text)
         self._used: set[int] = set()
         """Where the numbers are that a field has."""
+        self._left = MAX_STEPS
+        self._readable = MAX_SEARCHED_CHARS
+
+    def _take(self, steps: int = 1) -> None:
+        self._left -= steps
+        if self._left < 0:
+            raise _TooLongError
+        self._readable -= len(self._facts.read)
+        if self._readable < 0:
+            self._facts = PromptFacts("")
 
     def fill(self, schema: Schema, name: str = "", refs: tuple[str, ...] = ()) -> Filled:
         """Return a value for a schema. `name` is the field's; `refs` are the definitions that are being filled."""
+        self._take()
         if not isinstance(schema, dict) or not schema or len(refs) > MAX_DEPTH:
             return Filled(self._facts.text, found=False)
         if "$ref" in schema:
@@ -138,6 +164,7 @@ class _Filler:
         filled: JsonObject = {}
         found, required = False, set(schema.get("required", ()))
         for key, inner in schema.get("properties", {}).items():
+            self._take()
             if key not in required and (self._recurs(inner, refs) or self._facts.find_name(key) is None):
                 continue
             value = self.fill(inner, key, refs)
@@ -166,9 +193,16 @@ class _Filler:
             return Filled([], found=False)
         while len(values) < least:
             more = self._others(inner, name, refs) if unique else iter([self.fill(inner, name, refs).value])
-            fresh = next((value for value in more if not (unique and value in values)), None)
-            values.append(fresh)
+            values.append(self._fresh(more, values if unique else ()))
         return Filled(values[:most], any(each.found for each in filled))
+
+    def _fresh(self, more: Iterator[Json], values: Sequence[Json]) -> Json:
+        """Return the next value that is none of some values."""
+        for value in more:
+            self._take(1 + len(values) // 20)
+            if value not in values:
+                return value
+        return None
 
     def _items(self, inner: Schema, name: str, refs: tuple[str, ...]) -> Iterator[Filled]:
         """Yield what the prompt says of the items: each option that it names, each number, else one item."""
@@ -281,12 +315,11 @@ def _written(number: float, schema: JsonObject) -> Json:
 
 
 def _matching(pattern: str, candidates: Sequence[str], least: int, most: int) -> str | None:
-    try:
-        compiled = re.compile(pattern)
-    except re.error:
+    compiled = matcher(pattern)
+    if compiled is None:
         return None
     for text in candidates:
         for each in (text, text.strip(".,;:!?\"'()")):
-            if least <= len(each) <= most and compiled.search(each):
+            if least <= len(each) <= most and compiled.is_valid(each):
                 return each
     return None
