@@ -11,7 +11,7 @@ from api.http.caller import Caller
 from api.http.problems import problems
 from api.routes.dependencies import FromCaller, FromService, FromThread, FromTurn, IfMatch, expecting, tagged
 from api.schemas.approvals import waiting_approvals
-from api.schemas.requests import DEFAULT_GRAPH, Invoke, StartTurn
+from api.schemas.requests import DEFAULT_GRAPH, Invoke, StartTurn, output_of
 from api.schemas.turns import Accepted, Cancelling, TurnView
 from api.services.threads import Service, StartedTurn
 from domain.application.command_handler import checkpoint_of
@@ -58,6 +58,7 @@ async def invoke(
         graph=data.graph,
         strategy=data.strategy,
         durability=data.durability,
+        output=output_of(data.output),
     )
     return _accepted(started.outcome.loaded, started.turn_id)
 
@@ -75,7 +76,12 @@ async def start_turn(
     """Send a message in an open thread."""
     caller = expecting(caller, data.checkpoint_ref, if_match)
     started = await service.start_turn(
-        thread, data.user_input, caller, strategy=data.strategy, durability=data.durability
+        thread,
+        data.user_input,
+        caller,
+        strategy=data.strategy,
+        durability=data.durability,
+        output=output_of(data.output),
     )
     return await _answer(service, started, caller, wait=wait)
 

@@ -6,7 +6,9 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from domain.agents.requested_output import DEFAULT_NAME, requested_output
 from domain.application.replay.report import MAX_REPLAYED_THREADS
+from domain.models.chat import OutputFormat
 from domain.money import PER_DOLLAR, units
 from domain.thread.events import Durability, Limit, Strategy
 from domain.thread.limits import MAX_COST, MAX_TOKENS
@@ -61,6 +63,23 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Output(Body):
+    """What the answer of a turn must be: JSON that fits a schema."""
+
+    schema_: Annotated[
+        dict[str, Any], Field(alias="schema", description="A JSON schema; see docs/http.md for the keywords.")
+    ]
+    name: Annotated[
+        str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$", description="The schema's name, which models are shown.")
+    ] = DEFAULT_NAME
+
+
+OutputWanted = Annotated[
+    Output | None,
+    Field(description="What the turn's answer must be: JSON that fits a schema. Default: as the agent answers."),
+]
+
+
 class Invoke(Body):
     """Send a message to an agent. Opens the thread if it is new."""
 
@@ -73,6 +92,7 @@ class Invoke(Body):
     ] = None
     strategy: IfBusy = None
     durability: WhenDurable = None
+    output: OutputWanted = None
 
 
 class OpenThread(Body):
@@ -93,6 +113,7 @@ class StartTurn(Body):
     checkpoint_ref: CheckpointRef = None
     strategy: IfBusy = None
     durability: WhenDurable = None
+    output: OutputWanted = None
 
 
 class Rebuild(Body):
@@ -242,6 +263,11 @@ class LimitBody(Body):
     warn_at: Annotated[
         float, Number, Field(gt=0, le=1, description="The share from which on to use cheaper models.")
     ] = 0.8
+
+
+def output_of(given: Output | None) -> OutputFormat | None:
+    """Convert a requested output. Raises `InvalidInput` if its schema is not accepted."""
+    return None if given is None else requested_output(given.schema_, given.name)
 
 
 def limit_of(given: LimitBody) -> Limit:

@@ -13,7 +13,7 @@ from domain.application.command_handler import checkpoint_of
 from domain.application.thread_repository import LoadedThread
 from domain.ids import Version
 from domain.json import JsonObject
-from domain.models.chat import ToolCall
+from domain.models.chat import OutputFormat, ToolCall
 from domain.thread.events import Durability
 from domain.thread.state import Call, Ended, Item, Message, Queued, Running, Summary, Turn, Unopened
 from projections.engine.thread_status import Status, status_of
@@ -47,6 +47,7 @@ class TurnInProgress(Struct, frozen=True, omit_defaults=True):
     items: Sequence[Item] | None = None
     more_items: Sequence[Sequence[Item]] = ()
     agent_version: str = ""
+    output: OutputFormat | None = None
 
 
 class Opened(Struct, frozen=True):

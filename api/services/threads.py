@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 from datetime import UTC
+from typing import Any
 from uuid import UUID, uuid5
 
 import msgspec
@@ -26,6 +27,8 @@ from api.services.tenant_limits import TenantLimits
 from api.services.verification import Verification
 from domain.agents.agent import Agent
 from domain.agents.json_schema import check_schema, check_text_answer
+from domain.agents.output import TEXT, Output
+from domain.agents.requested_output import final_output
 from domain.application.command_handler import (
     CommandRequest,
     CommandResult,
@@ -43,6 +46,7 @@ from domain.application.turns.turn_cause import caused_by
 from domain.application.turns.wait import TurnWaiter
 from domain.errors import UnknownGraph, UnknownThread, VersionConflict, WrongGraph
 from domain.ids import START, CommandId, ThreadId, TurnId, Version
+from domain.models.chat import OutputFormat
 from domain.thread import commands, events
 from domain.thread.codec import Metadata
 from domain.thread.events import Durability, Limit, Strategy
@@ -144,11 +148,13 @@ class Service:
         graph: str | None = None,
         strategy: Strategy | None = None,
         durability: Durability | None = None,
+        output: OutputFormat | None = None,
     ) -> StartedTurn:
         """Append the user's message and run the turn in the background.
 
         `open_with` is the graph to open the thread with if it is new; `graph` the one that an open thread must have.
-        Raises `UnknownGraph`, `UnknownThread`, `WrongGraph`, `ThreadBusy`.
+        `output` is what the answer must be, instead of the agent's own. Raises `UnknownGraph`, `UnknownThread`,
+        `WrongGraph`, `ThreadBusy`.
         """
         if open_with is not None:
             self.agent(open_with)
@@ -170,9 +176,9 @@ class Service:
             agent = self.agent(own)
             runs, busy = agent.graph, strategy or agent.busy
             entry = (runs.first, runs.fingerprint)
-            yield commands.StartTurn(turn_id, user_input, tokens, *entry, busy, stored, agent.version)
+            yield commands.StartTurn(turn_id, user_input, tokens, *entry, busy, stored, agent.version, output)
 
-        asked = ("turn", user_input, open_with, graph, strategy, durability)
+        asked = ("turn", user_input, open_with, graph, strategy, durability, *([output] if output else []))
         outcome = await self._act(thread_id, plan, caller, asked, command_id)
         return StartedTurn(outcome, _turn_of_message(outcome.loaded.state, turn_id))
 
@@ -279,7 +285,15 @@ class Service:
         if ending.missed:  # another process runs the turn, so the cached state here is stale
             await repository.load(loaded.thread_id, loaded.tenant)
         at_end = at_end or await repository.load_at(loaded.thread_id, finished.version, loaded.tenant)
-        return turn_view(at_end, finished, self.runtime.prices, truncated=ending.cut)
+        wanted = self._wanted(at_end.state, finished.started)
+        return turn_view(at_end, finished, self.runtime.prices, wanted, truncated=ending.cut)
+
+    def _wanted(self, state: State, started: events.TurnStarted | None) -> Output[Any]:
+        """Return what the answer of a turn was to be. Text, if this process does not have the agent."""
+        if started is None or isinstance(state, Unopened):
+            return TEXT
+        agent = self.runtime.agents.of_version(state.thread.graph, started.agent_version)
+        return final_output(agent.output if agent else str, started.output)
 
     async def _is_waiting(self, loaded: LoadedThread) -> bool:
         """Return whether a thread's turn, and with it the queued ones, waits for a person."""

@@ -77,7 +77,10 @@ class ToolSpec(Struct, frozen=True):
 
 
 class OutputFormat(Struct, frozen=True):
-    """The JSON that an answer must be: a schema of type object, and its name of letters, digits, `_` and `-`."""
+    """The JSON that an answer must be: a schema, and its name of letters, digits, `_` and `-`.
+
+    The schema is of type object where a model is asked for it.
+    """
 
     name: str
     schema: JsonObject

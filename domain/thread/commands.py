@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from domain.ids import ThreadId, TurnId, Version
 from domain.json import Json, JsonObject
+from domain.models.chat import OutputFormat
 from domain.thread import events
 
 CallOutcome: TypeAlias = Literal["succeeded", "failed", "unknown"]
@@ -54,7 +55,8 @@ class EditMessage(Struct, frozen=True):
 class StartTurn(Struct, frozen=True):
     """Send a user message to the agent. `node` is the graph's first node, `graph` the graph's fingerprint.
 
-    `agent_version` is the version of the agent that the turn begins with.
+    `agent_version` is the version of the agent that the turn begins with. `output` is what its answer must be; None: as
+    the agent answers.
     """
 
     turn_id: TurnId
@@ -65,6 +67,7 @@ class StartTurn(Struct, frozen=True):
     strategy: events.Strategy = "reject"
     durability: events.Durability = "sync"
     agent_version: str = ""
+    output: OutputFormat | None = None
 
 
 class RetryTurn(Struct, frozen=True):

@@ -16,7 +16,7 @@ from domain.thread.decide_runtime import decide_runtime_command
 from domain.thread.evolve import digest, fold
 from domain.thread.limits import check_limits
 from domain.thread.questions import answer, question_for_customer
-from domain.thread.state import Idle, Running, State, Unopened
+from domain.thread.state import Idle, Queued, Running, State, Unopened
 from domain.thread.turn_end import Cancelling, Events, decide_next, request_cancellation
 
 MAX_QUEUED_MESSAGES = 256
@@ -123,6 +123,9 @@ def _edit_message(command: commands.EditMessage, state: State) -> Events:
 def _start_turn(command: commands.StartTurn, state: State) -> Events:
     check_text(command.content, "user_input")
     size_limits.check_text_size(command.content, "user_input")
+    if command.output:
+        check_json(command.output.schema, "output.schema")
+        size_limits.check_json_size(command.output.schema, "output.schema", size_limits.MAX_OUTPUT_SCHEMA_CHARACTERS)
     last = _opened(state).thread.last_turn
     if isinstance(state, Running):
         return _start_while_running(command, state)
@@ -130,7 +133,9 @@ def _start_turn(command: commands.StartTurn, state: State) -> Events:
         return ()
     return (
         events.TurnStarted(
-            *(command.turn_id, command.node, command.graph, command.durability), agent_version=command.agent_version
+            *(command.turn_id, command.node, command.graph, command.durability),
+            agent_version=command.agent_version,
+            output=command.output,
         ),
         events.MessageAppended("user", command.content, command.tokens),
     )
@@ -142,6 +147,10 @@ def _start_while_running(command: commands.StartTurn, state: Running) -> Events:
     if command.turn_id in {turn.turn_id, *(queued.turn_id for queued in queue)}:
         return ()
     if question := question_for_customer(state):
+        if command.output is not None and command.output != turn.output:
+            raise InvalidInput(
+                "output", "this message answers a question of the running turn, whose output is as it began; omit it"
+            )
         said = events.MessageAppended("user", command.content, command.tokens)
         return (said, events.QuestionAnswered(question.version, command.content))
     if command.strategy == "reject" and turn.waits:
@@ -155,18 +164,25 @@ def _start_while_running(command: commands.StartTurn, state: Running) -> Events:
         raise ThreadBusy(
             f"{MAX_QUEUED_MESSAGES} messages are waiting for the running turn already. Send this one again later."
         )
-    waiting = sum(size_limits.bytes_of(queued.content) for queued in queue)
-    if waiting + size_limits.bytes_of(command.content) > size_limits.MAX_QUEUED_BYTES:
+    waiting = sum(map(_queued_bytes, queue))
+    if waiting + _queued_bytes(command) > size_limits.MAX_QUEUED_BYTES:
         raise ThreadBusy(
             f"The messages that are waiting for the running turn take {waiting:,} bytes; with this one, they would "
             f"take more than {size_limits.MAX_QUEUED_BYTES:,}. Send it again later."
         )
     message = (command.turn_id, command.content, command.tokens, command.node, command.graph)
-    enqueued = events.TurnEnqueued(*message, command.durability, command.strategy, command.agent_version)
+    as_asked = (command.durability, command.strategy, command.agent_version, command.output)
+    enqueued = events.TurnEnqueued(*message, *as_asked)
     if command.strategy == "enqueue":
         return (enqueued,)
     how: Cancelling = "interrupted" if command.strategy == "interrupt" else "rolled_back"
     return decide_next(state, (enqueued,), lambda after: request_cancellation(after, how))
+
+
+def _queued_bytes(queued: Queued | commands.StartTurn) -> int:
+    """Count the bytes that a message takes while it waits."""
+    schema = size_limits.bytes_of(to_json(queued.output.schema)) if queued.output else 0
+    return size_limits.bytes_of(queued.content) + schema
 
 
 def _cancel_turn(command: commands.CancelTurn, state: State) -> Events:
@@ -191,4 +207,4 @@ def _retry_turn(command: commands.RetryTurn, state: State) -> Events:
     if last is None or last.turn_id != command.retried or last.node in {None, events.END}:
         raise NotRetriable
     started = (command.turn_id, command.node or last.node or "", command.graph, command.durability, command.retried)
-    return (events.TurnStarted(*started, agent_version=command.agent_version),)
+    return (events.TurnStarted(*started, agent_version=command.agent_version, output=last.output),)

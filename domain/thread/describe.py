@@ -114,7 +114,8 @@ def _(event: events.TurnStarted, _: events.Event | None = None) -> str:
     why = f", to go on with turn {_short(event.retries)}" if event.retries else ""
     why = f", with the message that had waited since version {event.queued}" if event.queued else why
     version = f" of version {_quoted(event.agent_version)}" if event.agent_version else ""
-    return f"Turn {_short(event.turn_id)} began at the node {event.node}{version}{why}"
+    output = f", for an answer that fits the schema {_quoted(event.output.name)}" if event.output else ""
+    return f"Turn {_short(event.turn_id)} began at the node {event.node}{version}{why}{output}"
 
 
 @describe.register

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from domain.json import Json, JsonObject
 from domain.models.answers import Finish, Unusual
-from domain.models.chat import ToolCall
+from domain.models.chat import OutputFormat, ToolCall
 from domain.windows import Span
 
 END = "END"
@@ -106,6 +106,8 @@ class TurnStarted(Event, frozen=True):
     """The version of the `TurnEnqueued` that this turn comes from; 0 if it was not queued."""
     agent_version: str = ""
     """The version of the agent, which the turn keeps as long as a process has it."""
+    output: OutputFormat | None = None
+    """What the client wants the turn's answer to be; None: as the agent answers."""
 
 
 class TurnEnqueued(Event, frozen=True):
@@ -119,6 +121,7 @@ class TurnEnqueued(Event, frozen=True):
     durability: Durability = "sync"
     strategy: Strategy = "enqueue"
     agent_version: str = ""
+    output: OutputFormat | None = None
 
 
 class TurnResumed(Event, frozen=True):

@@ -127,7 +127,7 @@ def _evolve_thread(thread: Thread, event: Event, version: Version, at: datetime 
             thread = replace(thread, window=(*thread.window[:-1], asking))
         case events.TurnEnqueued():
             fields = (event.content, event.tokens, event.node, event.graph, event.durability, event.strategy)
-            queued = Queued(version, event.turn_id, *fields, event.agent_version)
+            queued = Queued(version, event.turn_id, *fields, event.agent_version, event.output)
             thread = replace(thread, queue=(*thread.queue, queued))
         case events.StateUpdated():
             thread = replace(thread, values=merge_patch(thread.values, event.changes))
@@ -180,9 +180,9 @@ def _end_turn(state: Running, event: events.TurnEnd, version: Version) -> State:
         case events.TurnCompleted():
             ended = Ended(event.turn_id, "completed", event.reason)
         case events.TurnFailed():
-            ended = Ended(event.turn_id, "failed", event.reason, event.detail, turn.node)
+            ended = Ended(event.turn_id, "failed", event.reason, event.detail, turn.node, turn.output)
         case events.TurnCancelled():
-            ended = Ended(event.turn_id, "cancelled", event.how, None, turn.node)
+            ended = Ended(event.turn_id, "cancelled", event.how, None, turn.node, turn.output)
         case events.TurnRolledBack():
             ended = Ended(event.turn_id, "rolled_back")
             thread = replace(thread, rolled_back=thread.rolled_back + 1)

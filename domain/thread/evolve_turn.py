@@ -25,6 +25,7 @@ def start_turn(thread: Thread, event: events.TurnStarted, version: Version) -> T
         durability=event.durability,
         before=before,
         agent_version=event.agent_version,
+        output=event.output,
     )
 
 

@@ -3,7 +3,7 @@
 from sys import getsizeof
 
 from domain.json import Json
-from domain.models.chat import ToolCall
+from domain.models.chat import OutputFormat, ToolCall
 from domain.thread.codec import to_json
 from domain.thread.state import Message, Running, State, Unopened
 
@@ -24,9 +24,11 @@ def size_of(state: State) -> int:
     thread = state.thread
     weight = THREAD_BYTES + _json_size(thread.values) + sum(map(_message_size, thread.window))
     weight += getsizeof(thread.summary.text) if thread.summary else 0
-    weight += sum(MESSAGE_BYTES + getsizeof(queued.content) for queued in thread.queue)
+    weight += sum(MESSAGE_BYTES + getsizeof(queued.content) + _output_size(queued.output) for queued in thread.queue)
+    weight += _output_size(thread.last_turn.output) if thread.last_turn else 0
     if isinstance(state, Running):
         turn = state.turn
+        weight += _output_size(turn.output)
         weight += sum(_call_size(call.request) for call in turn.calls)
         weight += sum(MESSAGE_BYTES + _json_size(item.value) + _json_size(item.result) for item in turn.all_items)
         weight += sum(MESSAGE_BYTES + getsizeof(answer.content) for answer in turn.answers)
@@ -53,6 +55,10 @@ def _message_size(message: Message) -> int:
 
 def _call_size(call: ToolCall) -> int:
     return MESSAGE_BYTES + _json_size(call.arguments) + _json_size(call.extra)
+
+
+def _output_size(output: OutputFormat | None) -> int:
+    return MESSAGE_BYTES + _json_size(output.schema) if output else 0
 
 
 def _json_size(value: Json) -> int:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from domain.ids import Version
 from domain.json import Json, JsonObject
 from domain.models.answers import Finish
-from domain.models.chat import ToolCall
+from domain.models.chat import OutputFormat, ToolCall
 from domain.thread.events import ContextAssembled, Durability, Limit, Strategy
 from domain.thread.repeated_calls import Repeat
 from domain.windows import Window
@@ -174,6 +174,8 @@ class Turn(Struct, frozen=True, omit_defaults=True, gc=False):
     """The version of the agent that the turn began with."""
     tool_retries: tuple[tuple[str, int], ...] = ()
     """How often each tool has asked the model to call it again, for those that have."""
+    output: OutputFormat | None = None
+    """What the client wants the turn's answer to be; None: as the agent answers."""
 
     @property
     def open_questions(self) -> tuple[Question, ...]:
@@ -217,13 +219,17 @@ TurnOutcome: TypeAlias = Literal["completed", "failed", "cancelled", "rolled_bac
 
 
 class Ended(Struct, frozen=True, gc=False):
-    """How the last turn ended, and at which node. `reason` says why, or how its answer is unusual."""
+    """How the last turn ended, and at which node. `reason` says why, or how its answer is unusual.
+
+    `output` is what its answer must be, kept for a retry.
+    """
 
     turn_id: UUID
     outcome: TurnOutcome
     reason: str | None = None
     detail: str | None = None
     node: str | None = None
+    output: OutputFormat | None = None
 
 
 class Queued(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -238,6 +244,7 @@ class Queued(Struct, frozen=True, omit_defaults=True, gc=False):
     durability: Durability
     strategy: Strategy
     agent_version: str = ""
+    output: OutputFormat | None = None
 
 
 class WindowUsage(Struct, frozen=True, gc=False):

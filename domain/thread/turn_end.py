@@ -62,6 +62,7 @@ def start_queued_turns(state: Running, ending: Events) -> Events:
                 *(queued.turn_id, queued.node, queued.graph, queued.durability),
                 queued=queued.version,
                 agent_version=queued.agent_version,
+                output=queued.output,
             ),
             MessageAppended("user", queued.content, queued.tokens),
         )

@@ -202,3 +202,20 @@ async def _claim(turn: TurnContext) -> Sequence[NodeEvent]:
 
 claims = Agent(Graph("claims", "claim", [Node("claim", _claim)], {"claim": END}), tools=[echo], output=Claim)
 """Asks for a reason, and answers with a claim."""
+
+
+async def _consult(turn: TurnContext) -> Sequence[NodeEvent]:
+    await turn.ask_person("Go on?")
+    return []
+
+
+async def _reply(turn: TurnContext) -> Sequence[NodeEvent]:
+    return await turn.generate()
+
+
+consulted = Agent(
+    Graph(
+        "consulted", "consult", [Node("consult", _consult), Node("reply", _reply)], {"consult": "reply", "reply": END}
+    )
+)
+"""Asks a person before the model answers."""

@@ -26,7 +26,7 @@ from domain.application.turns.worker import Worker
 from domain.budget.prices import Prices
 from domain.errors import ToolError
 from domain.ids import ThreadId, TurnId, WorkerId
-from domain.models.chat import ChatAnswer, ChatRequest, ModelUnreachable, OnDelta, ToolCall, Usage
+from domain.models.chat import ChatAnswer, ChatRequest, ModelUnreachable, OnDelta, OutputFormat, ToolCall, Usage
 from domain.ports.hot import HotStore
 from domain.ports.ledger import Ledger
 from domain.ports.log import EventStore
@@ -154,12 +154,15 @@ class Stage:
         """Make a run, to take its steps one by one."""
         return TurnRun(self.turns.services, loaded, Metadata())
 
-    async def begin(self, content: str, durability: Durability = "sync") -> CommandResult:
+    async def begin(
+        self, content: str, durability: Durability = "sync", output: OutputFormat | None = None
+    ) -> CommandResult:
         graph = self.agent.graph
         start = StartTurn(
             *(TurnId(uuid4()), content, len(content.split()), graph.first, graph.fingerprint),
             durability=durability,
             agent_version=self.agent.version,
+            output=output,
         )
 
         def plan(state: object) -> Sequence[OpenThread | StartTurn]:
@@ -167,8 +170,8 @@ class Stage:
 
         return await execute(self.repository, CommandRequest(self.thread_id, plan))
 
-    async def say(self, content: str) -> LoadedThread:
-        outcome = await self.begin(content)
+    async def say(self, content: str, output: OutputFormat | None = None) -> LoadedThread:
+        outcome = await self.begin(content, output=output)
         return await self.turns.run(outcome.loaded, Metadata(causation=None))
 
     async def settled(self) -> State:

@@ -19,7 +19,16 @@ from domain.models.answers import Finish
 from domain.models.chat import ToolCall
 from domain.thread import events
 from domain.thread.codec import Recorded
-from domain.thread.events import CallOutcome, Event, MessageAppended, ModelCalled, ToolRequested, TurnEnd, text_of
+from domain.thread.events import (
+    CallOutcome,
+    Event,
+    MessageAppended,
+    ModelCalled,
+    ToolRequested,
+    TurnEnd,
+    TurnStarted,
+    text_of,
+)
 
 Answer: TypeAlias = events.ToolSucceeded | events.ToolFailed | events.ToolOutcomeUnknown | events.ApprovalDenied
 """The events that a tool's message is made of."""
@@ -42,12 +51,16 @@ class TranscriptMessage(Struct, frozen=True, omit_defaults=True):
 
 
 class FinishedTurn(Struct, frozen=True):
-    """A finished turn: its last event and version, its messages from the user's on, and its model calls."""
+    """A finished turn: its last event and version, its messages from the user's on, its model calls, and its start.
+
+    A turn that was queued and never began has no start.
+    """
 
     end: TurnEnd
     version: Version
     messages: Sequence[TranscriptMessage]
     calls: Sequence[ModelCalled] = ()
+    started: TurnStarted | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +81,8 @@ class Transcript:
             raise CorruptLog(f"{self.thread_id}: version {last.version} is no turn's end")
         calls = [each.event for each in recorded if isinstance(each.event, ModelCalled)]
         messages = [message async for message in self._messages(_each(recorded))]
-        return FinishedTurn(last.event, last.version, messages, calls)
+        started = next((each.event for each in recorded if isinstance(each.event, TurnStarted)), None)
+        return FinishedTurn(last.event, last.version, messages, calls, started)
 
     def read(
         self, after: Version = START, upto: Version | None = None, *, enough: Version | None = None, first: int = PAGE

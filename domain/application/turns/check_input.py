@@ -6,14 +6,17 @@ from typing import TypeVar
 from domain.agents.agent import Agent
 from domain.agents.error_text import error_text
 from domain.agents.registry import Agents
+from domain.agents.requested_output import final_output
 from domain.agents.tools import Tool
 from domain.agents.values import filled_values, typed_values
 from domain.application.turns.user_code import call_user_code
 from domain.errors import InvalidArguments, InvalidInput
 from domain.json import JsonObject, check_json, merge_patch
+from domain.models.chat import AnswerInvalid
 from domain.thread.codec import to_json
 from domain.thread.commands import DecideApproval
 from domain.thread.events import NodeEvent, StateUpdated
+from domain.thread.evolve import fold
 from domain.thread.state import Running, State, Unopened
 
 T = TypeVar("T")
@@ -65,6 +68,28 @@ def check_values_after(agent: Agent, state: Running, facts: Sequence[NodeEvent])
     for change in changes:
         values = merge_patch(values, change)
     typed_values(model, values)
+
+
+def check_final_answer(state: State, facts: Sequence[NodeEvent]) -> None:
+    """Check the answer of a turn that ends with a node's events, if a client has requested an output.
+
+    What `generate` returns fits already; a node may also write messages itself.
+
+    Raises:
+        AnswerInvalid: the answer does not fit.
+    """
+    if not isinstance(state, Running) or state.turn.output is None:
+        return
+    after = fold(state, facts)
+    if not isinstance(after, Running):
+        return
+    thread, begun, name = after.thread, state.turn.started, state.turn.output.name
+    said = (m for m in reversed(thread.window) if m.role == "assistant" and m.version > begun and m.content is not None)
+    answer = next(said, None)
+    if answer is not None and answer.content is not None:
+        final_output(str, state.turn.output).check_message(answer.content)
+    elif thread.summary is None or thread.summary.through <= begun:  # otherwise the answer is in the summary
+        raise AnswerInvalid(f"The client wants an answer that fits {name}, and the turn ends without any.")
 
 
 def _of_model(check: Callable[[], T]) -> T:

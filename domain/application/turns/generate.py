@@ -8,7 +8,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.agents.agent import Agent
-from domain.agents.output import Output, output_of
+from domain.agents.output import Output
+from domain.agents.requested_output import final_output
 from domain.application.turns.ask_model import CORRECTION, SCHEMA_HINT
 from domain.application.turns.model_calls import AnsweredCall, BuildPrompt, ModelCall, PreparedPrompt
 from domain.application.turns.node_attempt import NodeAttempt
@@ -51,10 +52,11 @@ class Generation:
 
         Raises `ModelError`.
         """
-        run, output = self.node.run, output_of(self.agent.output)
+        run = self.node.run
         thread = run.loaded.state  # not the node's copy of the values, which the node may have changed
         if not isinstance(thread, Running):
             raise TurnIsOver
+        output = final_output(self.agent.output, thread.turn.output)
         prompts = PromptBuilder(run.services, self.agent, run.thread_id, thread)
         hint = SCHEMA_HINT.format(schema=to_json(output.format.schema)) if output.format else ""
         system = "\n\n".join(filter(None, (self.instructions, hint)))

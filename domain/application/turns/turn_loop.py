@@ -10,7 +10,7 @@ from typing import cast
 from domain.agents.error_text import error_text, failure_text
 from domain.agents.graph import Node, alias_advice
 from domain.agents.registry import Agents
-from domain.application.turns.check_input import check_values_after
+from domain.application.turns.check_input import check_final_answer, check_values_after
 from domain.application.turns.node_context import NodeContext
 from domain.application.turns.run import TurnRun
 from domain.application.turns.token_counting import estimate_tokens
@@ -38,7 +38,7 @@ from domain.thread.commands import (
     RuntimeCommand,
     StopTurn,
 )
-from domain.thread.events import Event, NodeEvent
+from domain.thread.events import END, Event, NodeEvent
 from domain.thread.evolve import fold
 from domain.thread.node_events import check_node_events, own_copy
 from domain.thread.repeated_calls import most_repeated, repeat_error
@@ -211,7 +211,10 @@ async def _run_node(context: NodeContext, node: Node) -> tuple[tuple[NodeEvent, 
     after = fold(context.state, facts) if context.agent.graph.chooses(node.name) else context.state
     if not isinstance(after, Running):
         raise TurnIsOver
-    return facts, context.agent.graph.after(node.name, after)
+    following = context.agent.graph.after(node.name, after)
+    if following == END:
+        check_final_answer(context.state, facts)
+    return facts, following
 
 
 def _returned(events: object) -> Sequence[NodeEvent]:

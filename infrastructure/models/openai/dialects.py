@@ -25,6 +25,10 @@ REMEMBERED = timedelta(hours=1)
 """How long requests to a model omit a field that it has refused."""
 
 
+MAX_SCHEMAS = 1_000
+"""Schemas that a model has refused and that are remembered: the last ones."""
+
+
 @dataclass
 class Dialects:
     """The omitted fields for each model of an endpoint.
@@ -51,7 +55,11 @@ class Dialects:
         new = fields - self.omitted(model)
         if not new:
             return
-        self._learned.setdefault(model, {}).update(dict.fromkeys(new, self.now()))
+        learned = self._learned.setdefault(model, {})
+        learned.update(dict.fromkeys(new, self.now()))
+        schemas = [name for name in learned if name.startswith(SCHEMA)]
+        for name in schemas[:-MAX_SCHEMAS]:  # clients may send any number of schemas
+            del learned[name]
         if data := sorted(new - FIELDS.keys()):
             taken = ", ".join(name.removeprefix(DATA).replace(SCHEMA, "the JSON schema ") for name in data)
             _log.warning("%s refuses %s: requests to %s omit it for an hour.", self.endpoint, taken, model)

@@ -19,7 +19,7 @@ WITH_TOOLS = "response_format together with tools"
 Schema: TypeAlias = Any
 """A JSON schema or a part of one: an object, or true or false."""
 
-_ANNOTATIONS = frozenset({"default", "examples", "deprecated", "readOnly", "writeOnly", "discriminator"})
+_ANNOTATIONS = frozenset({"default", "examples", "deprecated", "readOnly", "writeOnly", "discriminator", "$comment"})
 """Keywords that strict mode refuses, and that do not change what a schema accepts."""
 
 _STRICT = frozenset(
