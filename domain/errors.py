@@ -15,7 +15,7 @@ ThreadfoldError
 ├── Conflict
 │   ├── VersionConflict     the thread has changed since the caller read it
 │   ├── ThreadBusy          a turn is running
-│   ├── ThreadAlreadyOpen   opened before with another graph or other values
+│   ├── ThreadAlreadyOpen   opened before with another graph, subject, other values or limits
 │   ├── UnopenedThread
 │   ├── TurnHasEnded        the turn can no longer be cancelled
 │   ├── NotRetriable        not the last turn, or it did not fail
@@ -178,7 +178,7 @@ class ThreadBusy(Conflict):
 
 
 class ThreadAlreadyOpen(Conflict):
-    """The thread is open already, with another graph or other values."""
+    """The thread is open already, with another graph or subject, or with other values or limits."""
 
 
 class UnopenedThread(Conflict):

@@ -21,17 +21,21 @@ BUDGETS = Table(
         Column("tenant", "text", about="Whose thread it is."),
         Column("window", "text", "key", "hour, day, month or lifetime."),
         Column("model", "text", "key", "The model that it was spent on."),
+        Column("graph", "text", about="The thread's agent."),
+        Column("subject", "text", about="The customer that the thread is about; empty if none was given."),
     ),
-    (Index(("tenant", "window", "start")),),
+    (Index(("tenant", "window", "start")), Index(("tenant", "subject", "window", "start"))),
     private=PRIVATE,
     derived=IN_DOLLARS,
 )
 
 
 def _spent(context: EventContext[ModelCalled]) -> Iterable[Change]:
+    thread = context.after.thread  # type: ignore[union-attr]  # after an event, the thread is open
     own = {"slice": context.slice, "thread_id": context.thread_id, "tenant": context.tenant}
+    own |= {"graph": context.graph, "subject": thread.subject}
     row = partial(BUDGETS.row, calls=1, model=context.event.model, **own, **spending(context))
     return [(BUDGETS, row(window=window, start=start)) for window, start in context.starts.items()]
 
 
-PROJECTION = Projection("budgets", 3, (BUDGETS,), {ModelCalled: _spent})
+PROJECTION = Projection("budgets", 4, (BUDGETS,), {ModelCalled: _spent})

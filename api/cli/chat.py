@@ -16,7 +16,7 @@ from api.cli.turn_printer import Screen
 from api.runtime.composition import open_runtime
 from api.schemas.approvals import ApprovalView
 from api.schemas.requests import DEFAULT_GRAPH, Decide
-from api.services.threads import Service
+from api.services.threads import Opening, Service
 from domain.application.streaming.follow import follow
 from domain.errors import InvalidInput, NotFound, ThreadfoldError
 from domain.ids import Version
@@ -37,8 +37,8 @@ INTERRUPTED = 130
 @click.command()
 @click.option("--graph", help=f"The agent to talk to.  [default: {DEFAULT_GRAPH}]")
 @click.option("--thread", type=click.UUID, help="Continue this thread.")
-@click.option("--subject", default="", help="The customer that a new thread is about, for tools that check it.")
-def chat(*, graph: str | None, thread: UUID | None, subject: str) -> None:
+@click.option("--subject", help="The customer that a new thread is about, for tools that check it.")
+def chat(*, graph: str | None, thread: UUID | None, subject: str | None) -> None:
     """Talk to an agent in the terminal, without a server. Each line is a message; /exit or Ctrl-D leaves.
 
     Lines may also come from a pipe. Then the exit status is 1 if a turn failed.
@@ -100,7 +100,7 @@ def _lines() -> Iterator[str]:
 class Talk:
     """A conversation in one thread. This process runs its turns, unless a worker does."""
 
-    def __init__(self, service: Service, graph: str | None, thread: UUID | None, subject: str) -> None:
+    def __init__(self, service: Service, graph: str | None, thread: UUID | None, subject: str | None) -> None:
         self.screen = Screen()
         self.is_stuck = False
         """Whether the turn waits for a person who cannot answer here."""
@@ -134,9 +134,10 @@ class Talk:
         """Send a message, and show what happens until the turn is over. Return whether it completed."""
         await self._worker.begin()
         await self._finish_running()
-        if self._new and self._subject and self._graph:
-            await self._service.open(self._thread_id, self._graph, {}, self._caller, self._subject)
-        started = await self._service.start_turn(self._thread_id, text, self._caller, open_with=self._graph)
+        opening = Opening(subject=self._subject)
+        started = await self._service.start_turn(
+            self._thread_id, text, self._caller, open_with=self._graph, opening=opening
+        )
         before = Version(started.outcome.loaded.head.version - len(started.outcome.events))
         ended_well = await self._follow(before)
         await self._worker.end()

@@ -101,13 +101,16 @@ async def list_budgets(
     group_by: GroupBy = "",
     thread_id: FromQuery[str | None] = None,
     model: FromQuery[str | None] = None,
+    graph: FromQuery[str | None] = None,
+    subject: FromQuery[str | None] = None,
     consistency: Fresh = "eventual",
     min_version: MinVersion = None,
 ) -> Sequence[views.Spent]:
-    """Return the spending of a window of time: in total, by thread or by model, the largest first."""
+    """Return the spending of a window of time: in total, by thread, subject, agent or model, the largest first."""
     await wait_until_current(service, reader, "budgets", consistency, min_version)
-    by = names_in(group_by, "group_by", ("thread_id", "model"))
-    only: dict[str, Any] = {"model": model} if model is not None else {}
+    by = names_in(group_by, "group_by", ("thread_id", "subject", "graph", "model"))
+    named = {"model": model, "graph": graph, "subject": subject}
+    only: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     if thread_id is not None:
         only["thread_id"] = uuid_of(thread_id, "thread_id")
     instant = in_utc(at, "at") or datetime.now(UTC)

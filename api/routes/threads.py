@@ -24,10 +24,11 @@ from api.routes.dependencies import (
 )
 from api.routes.history import AtTime, AtVersion
 from api.schemas.page import Page
-from api.schemas.requests import OpenThread, UpdateValues
+from api.schemas.requests import OpenThread, UpdateValues, limit_of
 from api.schemas.state import Opened, StateView, state_view
 from api.services.history import PointInTime
 from api.services.read_models import Consistency, Filters
+from api.services.threads import Opening
 from domain.application.command_handler import checkpoint_of
 from domain.ids import MAX_VERSION
 from projections.threads import OUTCOMES, REASONS, Sort, ThreadSummary
@@ -49,7 +50,8 @@ STATUSES = ("idle", "running", "waiting")
 async def open_thread(data: JSONBody[OpenThread], service: FromService, caller: FromCaller) -> Response[Opened]:
     """Open a thread. Opening it again in the same way has no effect."""
     thread_id = service.thread_id(data.thread_id, caller)
-    outcome = await service.open(thread_id, data.graph, data.values, caller, data.subject)
+    opening = Opening(subject=data.subject, limits=tuple(map(limit_of, data.limits)))
+    outcome = await service.open(thread_id, data.graph, data.values, caller, opening)
     status = HTTPStatus.CREATED if outcome.events or outcome.repeated else HTTPStatus.OK
     body = Opened(thread_id, data.graph, checkpoint_of(outcome.loaded))
     return tagged(body, status, Location=f"/v1/threads/{thread_id}")

@@ -11,9 +11,9 @@ from api.http.caller import Caller
 from api.http.problems import problems
 from api.routes.dependencies import FromCaller, FromService, FromThread, FromTurn, IfMatch, expecting, tagged
 from api.schemas.approvals import waiting_approvals
-from api.schemas.requests import DEFAULT_GRAPH, Invoke, StartTurn, output_of
+from api.schemas.requests import DEFAULT_GRAPH, Invoke, StartTurn, limit_of, output_of
 from api.schemas.turns import Accepted, Cancelling, TurnView
-from api.services.threads import Service, StartedTurn
+from api.services.threads import Opening, Service, StartedTurn
 from domain.application.command_handler import checkpoint_of
 from domain.application.thread_repository import LoadedThread
 from domain.errors import BudgetExhausted
@@ -55,6 +55,7 @@ async def invoke(
         data.user_input,
         caller,
         open_with=data.graph or DEFAULT_GRAPH,
+        opening=Opening(data.values, data.subject, None if data.limits is None else tuple(map(limit_of, data.limits))),
         graph=data.graph,
         strategy=data.strategy,
         durability=data.durability,

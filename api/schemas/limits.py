@@ -65,8 +65,9 @@ class CountedLimit(LimitView, frozen=True):
 
 
 class ScopeView(Struct, frozen=True):
-    """The limits of the calls of an agent, of a model, or of both; null: of all."""
+    """The limits of the calls of an agent, of a model, about a subject; null: of all."""
 
+    subject: str | None
     agent: str | None
     model: str | None
     set_at: datetime
@@ -86,6 +87,7 @@ class Setting(Struct, frozen=True):
 
     set_at: datetime
     actor: str | None
+    subject: str | None
     agent: str | None
     model: str | None
     limits: Sequence[LimitView]
@@ -95,7 +97,8 @@ class Setting(Struct, frozen=True):
         """Show what was set."""
         scope = given.scope
         shown = [LimitView.of(limit) for limit in given.limits]
-        return cls(given.set_at, given.actor, scope.agent or None, scope.model or None, shown)
+        whose = (scope.subject or None, scope.agent or None, scope.model or None)
+        return cls(given.set_at, given.actor, *whose, shown)
 
 
 def limits_view(limits: Sequence[ScopeLimits], usage: Sequence[LimitUsage], at: datetime) -> LimitsView:
@@ -112,9 +115,9 @@ def _scope(given: ScopeLimits, usage: Mapping[tuple[Scope | None, Span], LimitUs
             unused = LimitUsage(scope, limit, start_of(limit.window, at))
             now = Count.of(usage.get((scope, limit.window), unused))
         shown.append(CountedLimit(**asdict(LimitView.of(limit)), now=now))
-    return ScopeView(scope.agent or None, scope.model or None, given.set_at, given.actor, shown)
+    return ScopeView(scope.subject or None, scope.agent or None, scope.model or None, given.set_at, given.actor, shown)
 
 
-def scope_of(tenant: Tenant, agent: str | None, model: str | None) -> Scope:
+def scope_of(tenant: Tenant, subject: str | None, agent: str | None, model: str | None) -> Scope:
     """Return the scope that a request names."""
-    return Scope(tenant, agent or "", model or "")
+    return Scope(tenant, agent or "", model or "", subject or "")

@@ -37,6 +37,8 @@ class Spent(Struct, frozen=True, omit_defaults=True):
     cached_tokens: int
     thread_id: UUID | None = None
     model: str | None = None
+    graph: str | None = None
+    subject: str | None = None
 
     @classmethod
     def of(cls, window: Window, start: datetime, sums: Mapping[str, Any]) -> Self:

@@ -35,6 +35,12 @@ CheckpointRef = Annotated[
     str | None,
     Field(description="The thread's checkpoint as the caller knows it; 412 if the thread has changed since."),
 ]
+Subject = Annotated[
+    str | None,
+    Field(
+        min_length=1, max_length=MAX_SUBJECT_CHARACTERS, description="The customer that the thread is about, by name."
+    ),
+]
 Values = Annotated[
     dict[str, Any], Field(description="The thread's own values: any JSON object without NUL or lone surrogates.")
 ]
@@ -80,6 +86,37 @@ OutputWanted = Annotated[
 ]
 
 
+def _number(given: object) -> object:
+    """Refuse text and booleans, which the framework would convert to numbers."""
+    if isinstance(given, bool | str):
+        raise ValueError("must be a number")  # noqa: TRY004  (a ValueError is reported as an error of the field)
+    return given
+
+
+Number = BeforeValidator(_number)
+
+
+class LimitBody(Body):
+    """A limit of tokens, money or both: for a window of time in UTC, or for each turn."""
+
+    window: Span
+    tokens: Annotated[
+        int | None, Number, Field(ge=1, le=MAX_TOKENS, description="Of prompts and answers together.")
+    ] = None
+    cost_usd: Annotated[float | None, Number, Field(gt=0, le=MAX_DOLLARS, description="Their cost in dollars.")] = None
+    warn_at: Annotated[
+        float, Number, Field(gt=0, le=1, description="The share from which on to use cheaper models.")
+    ] = 0.8
+
+
+def limit_of(given: LimitBody) -> Limit:
+    """Convert a limit to the domain's units."""
+    return Limit(given.window, given.tokens, None if given.cost_usd is None else units(given.cost_usd), given.warn_at)
+
+
+LimitBodies = Annotated[tuple[LimitBody, ...], Field(max_length=len(SPANS))]
+
+
 class Invoke(Body):
     """Send a message to an agent. Opens the thread if it is new."""
 
@@ -93,6 +130,14 @@ class Invoke(Body):
     strategy: IfBusy = None
     durability: WhenDurable = None
     output: OutputWanted = None
+    values: Annotated[
+        dict[str, Any] | None,
+        Field(description="Values of a new thread: any JSON object. 409 if the thread was opened with others."),
+    ] = None
+    subject: Annotated[Subject, Field(description="409 if the thread was opened with another one.")] = None
+    limits: Annotated[
+        LimitBodies | None, Field(description="Budget of a new thread. 409 if the thread was opened with another one.")
+    ] = None
 
 
 class OpenThread(Body):
@@ -101,9 +146,8 @@ class OpenThread(Body):
     thread_id: Annotated[UUID | None, Field(description="Any UUID. Default: the server generates one.")] = None
     graph: Annotated[str, Field(description="The agent to talk to; see /v1/graphs.")] = DEFAULT_GRAPH
     values: Values = {}
-    subject: Annotated[
-        str, Field(max_length=MAX_SUBJECT_CHARACTERS, description="The customer that the thread is about.")
-    ] = ""
+    subject: Subject = None
+    limits: Annotated[LimitBodies, Field(description="Its budget, as for PUT .../budget.")] = ()
 
 
 class StartTurn(Body):
@@ -139,16 +183,6 @@ class Decide(Body):
     answer: Annotated[
         Any, Field(description="With answer: JSON that fits the question's `answer_schema`; text if it has none.")
     ] = None
-
-
-def _number(given: object) -> object:
-    """Refuse text and booleans, which the framework would convert to numbers."""
-    if isinstance(given, bool | str):
-        raise ValueError("must be a number")  # noqa: TRY004  (a ValueError is reported as an error of the field)
-    return given
-
-
-Number = BeforeValidator(_number)
 
 
 def _flag(given: object) -> object:
@@ -240,6 +274,9 @@ class ForkThread(Body):
     thread_id: Annotated[UUID | None, Field(description="The fork's id. Default: the server generates one.")] = None
     messages: Annotated[tuple[MessageEdit, ...], Field(max_length=100, description="Messages to edit.")] = ()
     values: Annotated[dict[str, Any] | None, Field(description="A JSON merge patch of the values.")] = None
+    limits: Annotated[
+        LimitBodies | None, Field(description="The fork's budget. Default: its parent's; an empty list lifts it.")
+    ] = None
     resume: Annotated[
         bool, Field(description="Continue a turn that was running there. Otherwise it is cancelled in the fork.")
     ] = False
@@ -252,30 +289,11 @@ class UpdateValues(Body):
     checkpoint_ref: CheckpointRef = None
 
 
-class LimitBody(Body):
-    """A limit of tokens, money or both: for a window of time in UTC, or for each turn."""
-
-    window: Span
-    tokens: Annotated[
-        int | None, Number, Field(ge=1, le=MAX_TOKENS, description="Of prompts and answers together.")
-    ] = None
-    cost_usd: Annotated[float | None, Number, Field(gt=0, le=MAX_DOLLARS, description="Their cost in dollars.")] = None
-    warn_at: Annotated[
-        float, Number, Field(gt=0, le=1, description="The share from which on to use cheaper models.")
-    ] = 0.8
-
-
 def output_of(given: Output | None) -> OutputFormat | None:
     """Convert a requested output. Raises `InvalidInput` if its schema is not accepted."""
     return None if given is None else requested_output(given.schema_, given.name)
 
 
-def limit_of(given: LimitBody) -> Limit:
-    """Convert a limit to the domain's units."""
-    return Limit(given.window, given.tokens, None if given.cost_usd is None else units(given.cost_usd), given.warn_at)
-
-
-LimitBodies = Annotated[tuple[LimitBody, ...], Field(max_length=len(SPANS))]
 Name = Annotated[str | None, Field(min_length=1, max_length=MAX_NAME)]
 
 
@@ -287,8 +305,9 @@ class SetBudget(Body):
 
 
 class SetLimits(Body):
-    """Replace the limits of a tenant's calls, or of those by an agent, of a model, or both."""
+    """Replace the limits of a tenant's calls, or of those by an agent, of a model, about a subject."""
 
+    subject: Annotated[Subject, Field(description="Limit calls in threads about this customer. Default: all.")] = None
     agent: Annotated[Name, Field(description="Limit this agent's calls. Default: all calls.")] = None
     model: Annotated[Name, Field(description="Limit this model's calls. Default: all calls.")] = None
     limits: Annotated[LimitBodies, Field(description="At most one for each window; an empty list lifts the limits.")]

@@ -97,8 +97,16 @@ class ReadModelQueries:
         self._models = runtime.log.models
         self._projections: Mapping[str, Projection] = {p.name: p for p in runtime.runner.projections}
 
-    async def fresh(self, projection: str) -> None:
-        """Wait until a projection includes what is stored now. Raises `BehindLog`."""
+    async def fresh(self, projection: str, *, current: bool = False) -> None:
+        """Wait until a projection includes what is stored now. Raises `BehindLog`.
+
+        `current`: an instance of an older version, which may lack columns, is not enough.
+        """
+        if current and (await self._serving(projection)).version != self._projections[projection].version:
+            raise BehindLog(
+                f"The read model {projection} is being built in a new version, which this needs. Repeat the request "
+                "when /v1/projections shows that it serves."
+            )
         heads = {lag.slice: lag.head for lag in await self._behind(projection, ALL_SLICES)}
 
         async def there() -> bool:

@@ -15,7 +15,7 @@ from api.runtime.composition import Runtime
 from api.schemas.about import WorkerView
 from api.schemas.approvals import waiting_approvals
 from api.schemas.budget import BudgetView, budget_view
-from api.schemas.requests import Decide, ForkThread
+from api.schemas.requests import Decide, ForkThread, limit_of
 from api.schemas.turns import TurnView, turn_view
 from api.schemas.view import view_of
 from api.services.access_log import AccessLogService
@@ -49,9 +49,11 @@ from domain.ids import START, CommandId, ThreadId, TurnId, Version
 from domain.models.chat import OutputFormat
 from domain.thread import commands, events
 from domain.thread.codec import Metadata
+from domain.thread.decide import check_opened_with
 from domain.thread.events import Durability, Limit, Strategy
 from domain.thread.questions import open_question
 from domain.thread.state import Running, State, Unopened
+from domain.thread.subject import check_subject
 
 KEYED_THREADS = UUID("5f0a8ad5-6d55-4a0e-8f0c-0d3a5e1f7a11")
 """The namespace of the ids of threads that are opened with an idempotency key and no id: a repeated command finds the
@@ -69,6 +71,29 @@ RUNNABLE = (
     events.ThreadForked,
 )
 """Events after which a worker has something to run."""
+
+
+class Opening(Struct, frozen=True):
+    """What a client gives to open a thread with, besides its agent. None: it was not given."""
+
+    values: dict[str, object] | None = None
+    subject: str | None = None
+    limits: tuple[Limit, ...] | None = None
+
+    @property
+    def given(self) -> tuple[object, ...]:
+        """What identifies a repeated command that opens a thread; as before there were limits, if there are none."""
+        limits = tuple(map(msgspec.structs.astuple, self.limits or ()))
+        return (*([self.subject] if self.subject else []), *([limits] if limits else []))
+
+    @property
+    def asked(self) -> tuple[object, ...]:
+        """What identifies a repeated command that may open a thread."""
+        limits = None if self.limits is None else tuple(map(msgspec.structs.astuple, self.limits))
+        return () if self == EMPTY else (self.values, self.subject, limits)
+
+
+EMPTY = Opening()
 
 
 class StartedTurn(Struct, frozen=True):
@@ -115,11 +140,14 @@ class Service:
         return ThreadId(self.runtime.new_id())
 
     async def open(
-        self, thread_id: ThreadId, graph: str, values: dict[str, object], caller: Caller, subject: str = ""
+        self, thread_id: ThreadId, graph: str, values: dict[str, object], caller: Caller, opening: Opening = EMPTY
     ) -> CommandResult:
         """Open a thread. Raises `UnknownGraph`, and `InvalidInput` if the values do not fit the graph's model."""
-        command = commands.OpenThread(graph, opening_values(self.agent(graph), values), subject)
-        asked = ("open", graph, values, *([subject] if subject else []))
+        if opening.subject is not None:
+            check_subject(opening.subject)
+        values_ = opening_values(self.agent(graph), values)
+        command = commands.OpenThread(graph, values_, opening.subject or "", opening.limits or ())
+        asked = ("open", graph, values, *opening.given)
         return await self._act(thread_id, lambda _: (command,), caller, asked)
 
     async def update(self, thread_id: ThreadId, changes: dict[str, object], caller: Caller) -> CommandResult:
@@ -145,6 +173,7 @@ class Service:
         caller: Caller,
         *,
         open_with: str | None = None,
+        opening: Opening = EMPTY,
         graph: str | None = None,
         strategy: Strategy | None = None,
         durability: Durability | None = None,
@@ -153,11 +182,14 @@ class Service:
         """Append the user's message and run the turn in the background.
 
         `open_with` is the graph to open the thread with if it is new; `graph` the one that an open thread must have.
-        `output` is what the answer must be, instead of the agent's own. Raises `UnknownGraph`, `UnknownThread`,
-        `WrongGraph`, `ThreadBusy`.
+        `output` is what the answer must be, instead of the agent's own. A new thread is opened with what `opening`
+        gives; an open thread must have been opened with it. Raises `UnknownGraph`, `UnknownThread`, `WrongGraph`,
+        `ThreadAlreadyOpen`, `ThreadBusy`.
         """
         if open_with is not None:
             self.agent(open_with)
+        if opening.subject is not None:
+            check_subject(opening.subject)
         tokens = await count_tokens(self.runtime.turns.services.tokens, user_input)
         command_id = self._command_id(thread_id, caller)
         turn_id = turn_of_command(command_id)
@@ -167,18 +199,22 @@ class Service:
             if isinstance(state, Unopened):
                 if open_with is None:
                     raise UnknownThread(thread_id)
-                yield commands.OpenThread(open_with, opening_values(self.agent(open_with), {}))
+                values = opening_values(self.agent(open_with), opening.values or {})
+                yield commands.OpenThread(open_with, values, opening.subject or "", opening.limits or ())
                 own = open_with
             else:
                 own = state.thread.graph
                 if graph not in {None, own}:
                     raise WrongGraph(graph or "", own)
+                given = None if opening.values is None else opening_values(self.agent(own), opening.values)
+                check_opened_with(state.thread, given, opening.subject, opening.limits)
             agent = self.agent(own)
             runs, busy = agent.graph, strategy or agent.busy
             entry = (runs.first, runs.fingerprint)
             yield commands.StartTurn(turn_id, user_input, tokens, *entry, busy, stored, agent.version, output)
 
-        asked = ("turn", user_input, open_with, graph, strategy, durability, *([output] if output else []))
+        wanted = (*opening.asked, *([output] if output else []))
+        asked = ("turn", user_input, open_with, graph, strategy, durability, *wanted)
         outcome = await self._act(thread_id, plan, caller, asked, command_id)
         return StartedTurn(outcome, _turn_of_message(outcome.loaded.state, turn_id))
 
@@ -244,12 +280,17 @@ class Service:
         counter, texts = self.runtime.turns.services.tokens, [(edit.version, edit.content) for edit in wanted.messages]
         edits = [commands.EditMessage(Version(at), text, await count_tokens(counter, text)) for at, text in texts]
         changes = commands.UpdateValues(wanted.values) if wanted.values else None
+        limits = None if wanted.limits is None else tuple(map(limit_of, wanted.limits))
+        budget = None if limits is None else commands.SetBudget(limits)
         at_version = wanted.at_version or (await self.existing(parent, caller)).head.version
         if changes is not None:
             left = await self.runtime.repository.load_at(parent, Version(at_version), caller.tenant)
             check_change(changes.changes, left.state, self.runtime.agents)
-        command = Fork(parent, Version(at_version), tuple(edits), changes, wanted.resume)
-        asked = ("fork", str(parent), wanted.at_version, texts, wanted.values, wanted.resume)
+        command = Fork(parent, Version(at_version), tuple(edits), changes, wanted.resume, budget)
+        asked = (
+            *("fork", str(parent), wanted.at_version, texts, wanted.values, wanted.resume),
+            *([] if limits is None else [tuple(map(msgspec.structs.astuple, limits))]),
+        )
         bound = self._bound(thread_id, caller, asked)
         metadata = self._metadata(self._command_id(thread_id, caller), caller)
         outcome = await fork(self.runtime.repository, thread_id, command, metadata, caller.tenant, bound)

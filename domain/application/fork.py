@@ -10,14 +10,14 @@ from domain.application.thread_repository import ThreadRepository
 from domain.errors import ThreadAlreadyOpen, VersionConflict
 from domain.ids import DEFAULT_TENANT, Tenant, ThreadId, TurnId, Version
 from domain.thread.codec import Metadata
-from domain.thread.commands import CancelTurn, Command, EditMessage, ForkThread, StopTurn, UpdateValues
+from domain.thread.commands import CancelTurn, Command, EditMessage, ForkThread, SetBudget, StopTurn, UpdateValues
 from domain.thread.decide import decide, decide_all
 from domain.thread.evolve import fold
 from domain.thread.state import Running, State
 
 
 class Fork(Struct, frozen=True):
-    """Where to leave the parent, and which messages and values the fork changes.
+    """Where to leave the parent, and which messages, values and limits the fork changes.
 
     A turn that runs at that version is cancelled in the fork, unless `resume` continues it there.
     """
@@ -27,6 +27,7 @@ class Fork(Struct, frozen=True):
     edits: tuple[EditMessage, ...] = ()
     changes: UpdateValues | None = None
     resume: bool = False
+    budget: SetBudget | None = None
 
 
 async def fork(
@@ -70,3 +71,5 @@ def _changes(request: Fork, state: State) -> Iterable[Command]:
     yield from request.edits
     if request.changes:
         yield request.changes
+    if request.budget:
+        yield request.budget

@@ -1,4 +1,4 @@
-"""The rules of every budget: the limits of a thread, those for each turn, and those of a tenant in the ledger.
+"""The rules of every budget: the limits of a thread, those for each turn, and those in the ledger.
 
 The worst case of a model call is reserved before the call, and what it took is settled after it. What is spent and
 reserved of a limit never passes the limit, unless an endpoint counts more than the worst case.
@@ -81,10 +81,11 @@ def affordable(limit: Limit, taken: Amount, call: PlannedCall, prices: Prices) -
     return completion
 
 
-def is_limited(limits: Iterable[ScopeLimits], agent: str, model: str) -> bool:
-    """Say whether the ledger counts the calls of an agent and a model: limits for each turn need no ledger."""
+def is_limited(limits: Iterable[ScopeLimits], agent: str, model: str, subject: str = "") -> bool:
+    """Say whether the ledger counts calls of an agent and a model about a subject: limits for a turn need no ledger."""
     return any(
-        given.scope.counts(agent, model) and any(limit.window != "turn" for limit in given.limits) for given in limits
+        given.scope.counts(agent, model, subject=subject) and any(limit.window != "turn" for limit in given.limits)
+        for given in limits
     )
 
 

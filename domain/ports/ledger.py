@@ -1,10 +1,10 @@
-"""The ledger: tenants' limits, and what is spent and reserved of each. It is exact across all processes.
+"""The ledger: limits of tenants and subjects, and what is spent and reserved of each. It is exact across processes.
 
 A model call reserves its worst case before it is made, and settles what it took afterwards. What is spent and reserved
 together never passes a limit.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol, Self, cast
 from uuid import UUID
@@ -18,15 +18,19 @@ from domain.windows import Window
 
 
 class Scope(Struct, frozen=True, order=True):
-    """The calls that a limit counts: all of a tenant's, or only those of one agent, of one model, or of both."""
+    """The calls that a limit counts: all of a tenant's, or only those of one agent, of one model, about one subject.
+
+    The subject is the customer that a thread is about. A scope with several of them has the calls that fit all.
+    """
 
     tenant: Tenant
     agent: str = ""
     model: str = ""
+    subject: str = ""
 
-    def counts(self, agent: str, *models: str) -> bool:
-        """Say whether the scope includes calls of the tenant's agent, with one of some models."""
-        return self.agent in {"", agent} and self.model in {"", *models}
+    def counts(self, agent: str, *models: str, subject: str) -> bool:
+        """Say whether the scope includes calls of the tenant's agent about a subject, with one of some models."""
+        return self.subject in {"", subject} and self.agent in {"", agent} and self.model in {"", *models}
 
 
 class Amount(Struct, frozen=True):
@@ -72,6 +76,7 @@ class Reservation(Struct, frozen=True):
     at: datetime
     fence: Fence | None = None
     counted_at: datetime | None = None
+    subject: str = ""
 
     @property
     def window_at(self) -> datetime:
@@ -110,7 +115,7 @@ class Refused(Struct, frozen=True):
 
 
 class Ledger(Protocol):
-    """Limits of tenants, and what is spent and reserved of each.
+    """Limits of tenants and of subjects, and what is spent and reserved of each.
 
     Limits for each turn are stored with the others, but the ledger counts nothing for them. A reservation outlives
     changes of the limits, and can be settled after them. Everything is durable once a method returns.
@@ -135,14 +140,22 @@ class Ledger(Protocol):
         now, nothing changes and the result is False.
         """
 
-    async def limits(self, tenant: Tenant) -> Sequence[ScopeLimits]:
-        """Return a tenant's limits, ordered by scope."""
+    async def limits(self, tenant: Tenant, subjects: Collection[str] | None = None) -> Sequence[ScopeLimits]:
+        """Return a tenant's limits, ordered by scope.
 
-    async def history(self, tenant: Tenant, limit: int) -> Sequence[ScopeLimits]:
-        """Return what was set and lifted, newest first."""
+        `subjects` chooses the limits of some subjects, where `""` stands for those that count calls about any.
+        """
 
-    async def limit_usage(self, tenant: Tenant, at: datetime) -> Sequence[LimitUsage]:
-        """Return how each limit stands at an instant, which is not in the past: the ledger drops windows that ended."""
+    async def history(self, tenant: Tenant, limit: int, subject: str | None = None) -> Sequence[ScopeLimits]:
+        """Return what was set and lifted, of all limits or of one subject's, newest first."""
+
+    async def limit_usage(
+        self, tenant: Tenant, at: datetime, scopes: Collection[Scope] | None = None
+    ) -> Sequence[LimitUsage]:
+        """Return how each limit stands, or each of some scopes, ordered by scope and window.
+
+        `at` is not in the past: the ledger drops windows that ended.
+        """
 
     async def reserve(self, reservation: Reservation) -> Granted | Refused:
         """Reserve the worst case of a call from every limit that counts it; or from none, if one has too little left.

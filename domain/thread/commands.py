@@ -30,11 +30,12 @@ class OfStep(OfTurn, frozen=True):
 
 
 class OpenThread(Struct, frozen=True):
-    """Begin a conversation with an agent's graph, about a `subject`: a customer."""
+    """Begin a conversation with an agent's graph, about a `subject`: a customer. `limits` are the thread's budget."""
 
     graph: str
     values: JsonObject = {}
     subject: str = ""
+    limits: tuple[events.Limit, ...] = ()
 
 
 class ForkThread(Struct, frozen=True):

@@ -6,7 +6,7 @@ Commands are idempotent: a command whose effect is in the state already causes n
 from collections.abc import Iterable
 
 from domain.errors import InvalidInput, NotRetriable, ThreadAlreadyOpen, ThreadBusy, TurnHasEnded, UnopenedThread
-from domain.json import check_json, check_text, merge_patch
+from domain.json import JsonObject, check_json, check_text, merge_patch
 from domain.models.chat import estimate_tokens
 from domain.thread import commands, events, size_limits
 from domain.thread.approvals import decide_approval
@@ -16,7 +16,8 @@ from domain.thread.decide_runtime import decide_runtime_command
 from domain.thread.evolve import digest, fold
 from domain.thread.limits import check_limits
 from domain.thread.questions import answer, question_for_customer
-from domain.thread.state import Idle, Queued, Running, State, Unopened
+from domain.thread.state import Idle, Queued, Running, State, Thread, Unopened
+from domain.thread.subject import check_subject
 from domain.thread.turn_end import Cancelling, Events, decide_next, request_cancellation
 
 MAX_QUEUED_MESSAGES = 256
@@ -79,16 +80,30 @@ def _opened(state: State) -> Idle | Running:
 def _open_thread(command: commands.OpenThread, state: State) -> Events:
     check_json(command.values, "values")
     size_limits.check_json_size(command.values, "values", size_limits.MAX_VALUES_CHARACTERS)
-    check_text(command.subject, "subject")
-    if len(command.subject) > size_limits.MAX_SUBJECT_CHARACTERS:
-        raise InvalidInput("subject", f"must have at most {size_limits.MAX_SUBJECT_CHARACTERS} characters")
+    if command.subject:
+        check_subject(command.subject)
+    limits = check_limits(command.limits)
     if isinstance(state, Unopened):
-        return (events.ThreadOpened(command.graph, command.values, command.subject),)
-    thread = state.thread
-    given = (command.graph, digest(command.values), command.subject)
-    if given == (thread.graph, thread.opened_with, thread.subject):
-        return ()
-    raise ThreadAlreadyOpen
+        return (events.ThreadOpened(command.graph, command.values, command.subject, limits),)
+    if command.graph != state.thread.graph:
+        raise ThreadAlreadyOpen
+    check_opened_with(state.thread, command.values, command.subject, limits)
+    return ()
+
+
+def check_opened_with(
+    thread: Thread,
+    values: JsonObject | None = None,
+    subject: str | None = None,
+    limits: tuple[events.Limit, ...] | None = None,
+) -> None:
+    """Raise `ThreadAlreadyOpen` unless a thread was opened with these; None stands for anything."""
+    if (
+        (values is not None and digest(values) != thread.opened_with)
+        or subject not in {None, thread.subject}
+        or (limits is not None and check_limits(limits) != thread.opened_limits)
+    ):
+        raise ThreadAlreadyOpen
 
 
 def _update_values(command: commands.UpdateValues, state: State) -> Events:

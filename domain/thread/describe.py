@@ -41,7 +41,7 @@ def refers_to(event: events.Event) -> Version | None:
 
 
 _TEMPLATES: Mapping[type[events.Event], str] = {
-    events.ThreadOpened: "The thread was opened with the graph {graph} and {values:values}{subject:about}",
+    events.ThreadOpened: "The thread was opened with the graph {graph} and {values:values}{subject:about}{limits:may}",
     events.ThreadForked: "The thread left the thread {parent} after its version {at_version}",
     events.TurnResumed: "The worker {worker} went on with the turn",
     events.ModelFailed: "The model {model}{provider:of} did not answer within {duration_ms:,} ms: {error:quoted}",
@@ -161,6 +161,7 @@ def _(event: events.ModelCalled, _: events.Event | None = None) -> str:
 @describe.register
 def _(event: events.BudgetThresholdReached, _: events.Event | None = None) -> str:
     whose = "The thread" if event.scope == "thread" else "The tenant"
+    whose = f"The subject {_quoted(event.subject)}" if event.subject else whose
     only = "".join(f" with {what}" for what in (event.agent, event.model) if what)
     spent = amounts_in_words(event.tokens, event.cost)
     return (
@@ -262,6 +263,7 @@ def _cut(text: str) -> str:
 
 
 _FORMATS: Mapping[str, Callable[[Any], str]] = {
+    "may": lambda limits: f"; it may spend {', '.join(map(limit_in_words, limits))}" if limits else "",
     "about": lambda subject: f", about {_quoted(subject)}" if subject else "",
     "again": lambda attempt: f" again (attempt {attempt})" if attempt > 1 else "",
     "but": _but,

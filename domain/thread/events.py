@@ -60,11 +60,15 @@ class Event(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class ThreadOpened(Event, frozen=True):
-    """A thread was opened, with an agent's graph and the caller's values. `subject` is the customer it is about."""
+    """A thread was opened, with an agent's graph and the caller's values. `subject` is the customer it is about.
+
+    `limits` are its first budget: at most one limit for each window.
+    """
 
     graph: str
     values: JsonObject = {}
     subject: str = ""
+    limits: tuple[Limit, ...] = ()
 
 
 class ThreadForked(Event, frozen=True):
@@ -248,7 +252,8 @@ class ModelFailed(Event, frozen=True):
 class BudgetThresholdReached(Event, frozen=True):
     """The previous model call reached the warning threshold of a limit of the thread or of its tenant.
 
-    `start` is the start of the limit's window. A tenant's limit may apply to one agent or model only.
+    `start` is the start of the limit's window. A tenant's limit may apply to one subject,
+    agent or model only.
     """
 
     scope: Literal["thread", "tenant"]
@@ -258,6 +263,7 @@ class BudgetThresholdReached(Event, frozen=True):
     cost: int
     agent: str = ""
     model: str = ""
+    subject: str = ""
 
 
 class ToolRequested(Event, frozen=True):

@@ -47,10 +47,16 @@ def evolve(state: State, event: Event, at: datetime | None = None) -> State:
             return _evolve_idle(state, event, version)
         case Unopened():
             if isinstance(event, events.ThreadOpened):
-                return Idle(version, Thread(event.graph, event.values, digest(event.values), subject=event.subject))
+                return Idle(version, _open_thread(event, version))
             raise _unexpected(state, event)
         case _:
             assert_never(state)
+
+
+def _open_thread(event: events.ThreadOpened, version: Version) -> Thread:
+    budget = Budget(version, event.limits) if event.limits else None
+    opened = (event.graph, event.values, digest(event.values))
+    return Thread(*opened, budget=budget, subject=event.subject, opened_limits=event.limits)
 
 
 def fold(state: State, following: Iterable[Event], at: datetime | None = None) -> State:

@@ -269,7 +269,7 @@ class Thread(Struct, frozen=True, gc=False):
     `windows` has the usage of the last hour, day and month with a model call. `said_tokens` is the size of a prompt
     that holds every message of the thread, including those of tools. `rolled_back` is the number of rolled back turns.
     `prompt` describes the last prompt: the next prompt begins like it. `subject` is the customer that the thread is
-    about, "" if none was given.
+    about, "" if none was given. `opened_limits` are those that the thread was opened with.
     """
 
     graph: str
@@ -290,6 +290,7 @@ class Thread(Struct, frozen=True, gc=False):
     rolled_back: int = 0
     prompt: ContextAssembled | None = None
     subject: str = ""
+    opened_limits: tuple[Limit, ...] = ()
 
     @property
     def limits(self) -> tuple[Limit, ...]:

@@ -1,6 +1,6 @@
 """The ledger in the memory of a single process. No method waits, so each is atomic."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeAlias
@@ -66,15 +66,23 @@ class MemoryLedger:
                 counter.warned = False
         return True
 
-    async def limits(self, tenant: Tenant) -> Sequence[ScopeLimits]:
-        found = [given for scope, given in self._current().items() if scope.tenant == tenant and given.limits]
+    async def limits(self, tenant: Tenant, subjects: Collection[str] | None = None) -> Sequence[ScopeLimits]:
+        found = [
+            given
+            for scope, given in self._current().items()
+            if scope.tenant == tenant and given.limits and (subjects is None or scope.subject in subjects)
+        ]
         return sorted(found, key=lambda given: given.scope)
 
-    async def history(self, tenant: Tenant, limit: int) -> Sequence[ScopeLimits]:
-        return [given for given in reversed(self._history) if given.scope.tenant == tenant][:limit]
+    async def history(self, tenant: Tenant, limit: int, subject: str | None = None) -> Sequence[ScopeLimits]:
+        found = [given for given in reversed(self._history) if given.scope.tenant == tenant]
+        return [given for given in found if subject in {None, given.scope.subject}][:limit]
 
-    async def limit_usage(self, tenant: Tenant, at: datetime) -> Sequence[LimitUsage]:
-        return [usage for given in await self.limits(tenant) for usage in self._usage(given, at)]
+    async def limit_usage(
+        self, tenant: Tenant, at: datetime, scopes: Collection[Scope] | None = None
+    ) -> Sequence[LimitUsage]:
+        found = [given for given in await self.limits(tenant) if scopes is None or given.scope in scopes]
+        return [usage for given in found for usage in self._usage(given, at)]
 
     async def reserve(self, reservation: Reservation) -> Granted | Refused:
         if reservation.id in self._open:
@@ -127,7 +135,8 @@ class MemoryLedger:
     def _counting(self, reservation: Reservation) -> Iterator[LimitUsage]:
         """List the limits that count a call, and how they stand in its windows."""
         for scope, given in self._current().items():
-            if scope.tenant == reservation.tenant and scope.counts(reservation.agent, reservation.model):
+            call = reservation
+            if scope.tenant == call.tenant and scope.counts(call.agent, call.model, subject=call.subject):
                 yield from self._usage(given, reservation.window_at)
 
     def _usage(self, given: ScopeLimits, at: datetime) -> Iterator[LimitUsage]:

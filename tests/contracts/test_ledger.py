@@ -168,6 +168,50 @@ class TestReserving:
         assert isinstance(refused, Refused)
         assert await counted(ledger) == found
 
+    async def test_a_limit_of_a_subject_counts_calls_about_it_alone_or_with_an_agent_and_a_model(
+        self, ledger: Ledger
+    ) -> None:
+        ada = [Scope(ACME, *of, "ada") for of in (("", ""), ("assistant", ""), ("", "gpt"), ("assistant", "gpt"))]
+        others = [Scope(ACME, subject="bob"), Scope(ACME, "desk", subject="ada"), Scope(ACME, "ada")]
+        for scope in (ALL, *ada, *others):
+            await limited(ledger, DAY, scope=scope)
+        await limited(ledger, DAY, scope=Scope(OTHER, subject="ada"))
+        call = a_call(60, subject="ada")
+        assert await ledger.reserve(call) == Granted()
+        usage = {one.scope: one.reserved.tokens for one in await ledger.limit_usage(ACME, AT)}
+        assert usage == {**dict.fromkeys((ALL, *ada), 60), **dict.fromkeys(others, 0)}
+        assert isinstance(await ledger.reserve(a_call(41, agent="desk", model="tiny", subject="ada")), Refused)
+        (found,) = await ledger.open_reservations([shard_of(slice_of(call.thread_id))])
+        assert found == call
+        told = await ledger.settle(call.id, Amount(90))
+        assert sorted(one.scope for one in told if one.scope) == sorted((ALL, *ada))
+        await limited(ledger, scope=ALL)
+        refused = await ledger.reserve(a_call(11, subject="ada", agent="other", model="tiny"))
+        assert isinstance(refused, Refused)
+        assert (refused.usage.scope, refused.temporary) == (Scope(ACME, subject="ada"), False)
+        assert await ledger.reserve(a_call(100, subject="bob", agent="other")) == Granted()
+        assert await ledger.reserve(a_call(10**6, agent="other")) == Granted(), "it is about no subject"
+
+    async def test_limits_and_their_history_are_found_by_subject(self, ledger: Ledger) -> None:
+        every = [ALL, Scope(ACME, "assistant"), Scope(ACME, subject="ada"), Scope(ACME, "assistant", subject="bob ünï")]
+        for scope in every:
+            await limited(ledger, DAY, scope=scope)
+        await limited(ledger, scope=Scope(ACME, subject="ada"))
+        await limited(ledger, Limit("hour", 7), scope=Scope(ACME, subject="ada"))
+
+        async def scopes(*subjects: str) -> list[Scope]:
+            return [given.scope for given in await ledger.limits(ACME, set(subjects))]
+
+        assert [given.scope for given in await ledger.limits(ACME)] == sorted(every)
+        assert await scopes("", "ada") == [every[0], every[2], every[1]]
+        assert await scopes("bob ünï", "eve") == [every[3]]
+        assert await scopes() == []
+        assert [len(given.limits) for given in await ledger.history(ACME, 9, "ada")] == [1, 0, 1]
+        assert [given.scope for given in await ledger.history(ACME, 9, "")] == [every[1], ALL]
+        assert len(await ledger.history(ACME, 2, "ada")) == 2
+        assert [one.scope for one in await ledger.limit_usage(ACME, AT, {every[1], every[2]})] == [every[2], every[1]]
+        assert await ledger.limit_usage(ACME, AT, []) == []
+
     async def test_of_several_limits_the_one_is_named_that_has_too_little_for_longest(self, ledger: Ledger) -> None:
         await limited(ledger, Limit("hour", 50), Limit("day", 55), Limit("month", 60), day=10)
         await ledger.reserve(a_call(45))
@@ -298,7 +342,10 @@ class TestSettling:
         assert await ledger.open_reservations(every) == calls[2:]
 
 
-SCOPES = (ALL, Scope(ACME, "assistant"), Scope(ACME, "", "gpt"), Scope(ACME, "assistant", "gpt"))
+SCOPES = (
+    *(ALL, Scope(ACME, "assistant"), Scope(ACME, "", "gpt"), Scope(ACME, "assistant", "gpt")),
+    *(Scope(ACME, subject="ada"), Scope(ACME, "assistant", "gpt", "ada")),
+)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -314,7 +361,8 @@ async def test_many_at_once_never_pass_a_limit_and_every_token_is_counted_once(l
     async def call() -> None:
         agent, model = dice.choice(["assistant", "desk"]), dice.choice(["gpt", "tiny"])
         most = dice.randint(1, 60)
-        asked = a_call(most, agent=agent, model=model)
+        subject = dice.choice(["ada", "bob", ""])
+        asked = a_call(most, agent=agent, model=model, subject=subject)
         granted = [await ledger.reserve(asked) for _ in range(dice.randint(1, 2))]
         if not isinstance(granted[-1], Granted):  # another try may have more luck
             return
@@ -326,7 +374,7 @@ async def test_many_at_once_never_pass_a_limit_and_every_token_is_counted_once(l
         for warnings in await asyncio.gather(*[ledger.settle(asked.id, Amount(taken)) for _ in range(2)]):
             told.extend(warned.scope for warned in warnings if warned.scope)
         for scope in SCOPES:
-            if scope.agent in {"", agent} and scope.model in {"", model}:
+            if scope.agent in {"", agent} and scope.model in {"", model} and scope.subject in {"", subject}:
                 truth[scope] += taken
 
     async def watch() -> None:

@@ -237,9 +237,9 @@ class Slow(MemoryLedger):
 
     asked = 0
 
-    async def limits(self, tenant: Any) -> Any:
+    async def limits(self, tenant: Any, subjects: Any = None) -> Any:
         self.asked += 1
-        found = await super().limits(tenant)
+        found = await super().limits(tenant, subjects)
         await asyncio.sleep(0.01)
         return found
 

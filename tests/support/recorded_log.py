@@ -198,7 +198,8 @@ async def states_of(store: EventStore, repository: ThreadRepository) -> list[dic
 def _without_later_fields(state: State) -> Any:
     """Return a state as JSON, without the fields that states have got since the log of `tests/data` was written."""
     shown = json.loads(to_json(state))
-    shown.get("thread", {}).pop("subject", None)
+    for name in ("subject", "opened_limits"):
+        shown.get("thread", {}).pop(name, None)
     (shown.get("thread", {}).get("last_turn") or {}).pop("output", None)
     for part in (shown.get("thread", {}), shown.get("turn", {}).get("before", {})):
         for message in part.get("window", ()):

@@ -1,4 +1,4 @@
-"""A cache of tenants' limits, so that a model call of a tenant without limits needs no query."""
+"""A cache of the limits of tenants and subjects, so that a model call of a tenant without limits needs no query."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,8 @@ from domain.thread.events import Limit
 MAX_AGE = timedelta(seconds=1)
 """How old cached limits may be: limits that another process sets apply here after that."""
 
-MAX_TENANTS = 1_000
-"""Tenants whose limits are cached: each counts as one byte. The least recently used are dropped."""
+MAX_CACHED = 10_000
+"""Pairs of a tenant and a subject whose limits are cached, each as one byte. The least recently used are dropped."""
 
 
 class LimitsCache:
@@ -25,8 +25,8 @@ class LimitsCache:
     def __init__(self, ledger: Ledger, clock: Clock) -> None:
         self._ledger = ledger
         self._clock = clock
-        self._cached = Lru[Tenant, tuple[datetime, Sequence[ScopeLimits]]](MAX_TENANTS)
-        self._locks: WeakValueDictionary[Tenant, asyncio.Lock] = WeakValueDictionary()
+        self._cached = Lru[tuple[Tenant, str], tuple[datetime, Sequence[ScopeLimits]]](MAX_CACHED)
+        self._locks: WeakValueDictionary[tuple[Tenant, str], asyncio.Lock] = WeakValueDictionary()
         self._times_set = 0
         self._time: tuple[datetime, float] | None = None
 
@@ -45,15 +45,19 @@ class LimitsCache:
         at, since = self._time
         return at + timedelta(seconds=passed - since)
 
-    async def of(self, tenant: Tenant) -> Sequence[ScopeLimits]:
-        """Return a tenant's limits, at most `MAX_AGE` old. Concurrent calls share one query."""
-        async with self._locks.setdefault(tenant, asyncio.Lock()):
-            now, times_set, cached = self._clock.now(), self._times_set, self._cached.get(tenant)
+    async def of(self, tenant: Tenant, subject: str = "") -> Sequence[ScopeLimits]:
+        """Return the limits that count calls of a tenant about a subject, at most `MAX_AGE` old.
+
+        Concurrent calls share one query.
+        """
+        whose = tenant, subject
+        async with self._locks.setdefault(whose, asyncio.Lock()):
+            now, times_set, cached = self._clock.now(), self._times_set, self._cached.get(whose)
             if cached and timedelta(0) <= now - cached[0] < MAX_AGE:
                 return cached[1]
-            found = await self._ledger.limits(tenant)
+            found = await self._ledger.limits(tenant, {"", subject})
             if times_set == self._times_set:  # otherwise it may be older than what was set
-                self._cached.put(tenant, (now, found), 1)
+                self._cached.put(whose, (now, found), 1)
             return found
 
     async def set(
@@ -64,4 +68,4 @@ class LimitsCache:
             return await self._ledger.set_limits(given, spent, expected)
         finally:
             self._times_set += 1
-            self._cached.discard(given.scope.tenant)
+            self._cached.clear()  # a limit of the tenant counts calls about every subject

@@ -54,7 +54,8 @@ class Reservations:
         Raises:
             StoreUnavailable: the call must not be made.
         """
-        if not is_limited(await self.limits.of(reservation.tenant), reservation.agent, reservation.model):
+        limits = await self.limits.of(reservation.tenant, reservation.subject)
+        if not is_limited(limits, reservation.agent, reservation.model, reservation.subject):
             return Granted()
         self._live.add(reservation.id)
         try:

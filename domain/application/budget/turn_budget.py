@@ -1,4 +1,4 @@
-"""A turn's budget: its thread's own limits and those of its tenant, reserved before each model call.
+"""A turn's budget: its thread's own limits and those of its tenant and its subject, reserved before each model call.
 
 One worker runs a thread's turn, so the thread's limits need no reservation beyond this process, and neither do limits
 for each turn. Other limits of a tenant are in the ledger, which all processes share. A reservation is settled once the
@@ -88,6 +88,7 @@ class TurnBudget:
     tenant: Tenant
     thread_id: ThreadId
     agent: str
+    subject: str = ""
     _held: dict[UUID, Amount] = field(default_factory=dict)
     """What calls take that are not recorded in the thread yet: the worst case, and then what they took."""
     _excess: dict[UUID, Amount] = field(default_factory=dict)
@@ -107,9 +108,9 @@ class TurnBudget:
         if not tenant_limits:
             return False
         ledger, limits = self.account.reservations.ledger, self.account.reservations.limits
-        usage = await ledger.limit_usage(self.tenant, await limits.now())
-        counting = [one for one in usage if one.scope and one.scope.counts(self.agent, *models)]
-        return any(rules.is_warned(one.limit, one.spent + one.reserved) for one in counting)
+        scopes = {given.scope for given in self._counting(tenant_limits, models)}
+        usage = await ledger.limit_usage(self.tenant, await limits.now(), scopes)
+        return any(rules.is_warned(one.limit, one.spent + one.reserved) for one in usage)
 
     async def reserve(self, state: Callable[[], Running], call: PlannedCall, fence: Fence | None) -> Reserved:
         """Reserve the worst case of a call, with a shorter answer if need be. The caller releases it if the call fails.
@@ -120,7 +121,7 @@ class TurnBudget:
         id_ = self.account.new_id()
         call = await self._reserve_here(id_, state, call)
         try:
-            shared = rules.is_limited(await self._tenant_limits(), self.agent, call.model)
+            shared = rules.is_limited(await self._tenant_limits(), self.agent, call.model, self.subject)
             if shared:
                 self._open.add(id_)
                 call = await self._reserve_in_ledger(id_, call, fence)
@@ -169,14 +170,17 @@ class TurnBudget:
         self._open.clear()
 
     async def _tenant_limits(self) -> Sequence[ScopeLimits]:
-        return await self.account.reservations.limits.of(self.tenant)
+        return await self.account.reservations.limits.of(self.tenant, self.subject)
+
+    def _counting(self, tenant_limits: Sequence[ScopeLimits], models: Collection[str]) -> Sequence[ScopeLimits]:
+        return [given for given in tenant_limits if given.scope.counts(self.agent, *models, subject=self.subject)]
 
     def _own_usage(
         self, state: Running, tenant_limits: Sequence[ScopeLimits], models: Collection[str]
     ) -> Sequence[LimitUsage]:
         """Return how the limits stand that need no ledger: the thread's own, and those for each turn."""
         prices, thread = self.account.prices, state.thread
-        counting = [given for given in tenant_limits if given.scope.counts(self.agent, *models)]
+        counting = self._counting(tenant_limits, models)
         return [
             *rules.turn_limit_usage(None, thread.limits, state.turn, prices),
             *rules.limit_usage(thread.limits, thread, self.account.clock.now(), prices),
@@ -209,7 +213,9 @@ class TurnBudget:
             excess = sum(self._excess.values(), NOTHING)
             whose = id_, self.tenant, self.thread_id, self.agent, call.model
             at, counted_at = self.account.clock.now(), await reservations.limits.now()
-            reservation = Reservation(*whose, rules.worst_case(call, prices) + excess, at, fence, counted_at)
+            reservation = Reservation(
+                *whose, rules.worst_case(call, prices) + excess, at, fence, counted_at, self.subject
+            )
             answer = await reservations.reserve(reservation)
             if isinstance(answer, Granted):
                 return call
@@ -253,16 +259,17 @@ def _threshold(usage: LimitUsage) -> BudgetThresholdReached:
     spent, scope = (usage.spent.tokens, usage.spent.cost), usage.scope
     if scope is None:
         return BudgetThresholdReached("thread", usage.limit, usage.start, *spent)
-    return BudgetThresholdReached("tenant", usage.limit, usage.start, *spent, scope.agent, scope.model)
+    return BudgetThresholdReached("tenant", usage.limit, usage.start, *spent, scope.agent, scope.model, scope.subject)
 
 
 def _exhausted(usage: LimitUsage, call: PlannedCall) -> BudgetExhausted:
     if usage.scope is None:
         who = "The thread"
-    elif usage.limit.window == "turn":
-        who = "A turn"
     else:
-        who = "The tenant" + "".join(f" with {name}" for name in (usage.scope.agent, usage.scope.model) if name)
+        who = f"The subject {usage.scope.subject!r}" if usage.scope.subject else "The tenant"
+        who += "".join(f" with {name}" for name in (usage.scope.agent, usage.scope.model) if name)
+    if usage.limit.window == "turn":
+        who = "A turn"
     spent = amounts_in_words(usage.spent.tokens, usage.spent.cost)
     return BudgetExhausted(
         f"{who} may spend {limit_in_words(usage.limit)}, and has spent {spent}: too little is left for a prompt of "

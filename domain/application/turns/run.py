@@ -84,8 +84,9 @@ class TurnRun(Interruptible):
         self.turn_id = TurnId(self.loaded.state.turn.turn_id)
         self.number = self.loaded.state.turn.run
         self.durability = self.loaded.state.turn.durability
-        graph = self.loaded.state.thread.graph
-        self.spending = TurnBudget(self.services.account, self.loaded.tenant, self.thread_id, graph)
+        thread = self.loaded.state.thread
+        whose = self.loaded.tenant, self.thread_id, thread.graph, thread.subject
+        self.spending = TurnBudget(self.services.account, *whose)
         self.unreported = UnreportedCalls(self.spending)
 
     @property
