@@ -39,6 +39,9 @@ AGENT = "tests.chaos.inquiry:inquiry"
 
 TURNS = 2
 
+TURN_TIMEOUT_S = 4 * PATIENCE
+"""Seconds after which a turn counts as stuck. A turn of this agent is long: on a busy machine it took 50 s."""
+
 CRASHES = 3
 """Workers that are to die, one after the other, before one that may live."""
 
@@ -158,7 +161,7 @@ class Run:
         text = f"Turn {number} please"
         started = await service.start_turn(self.thread_id, text, Caller(key=text), open_with="inquiry")
         self.report.turns += 1
-        turn = await end_of(service, started, 2 * PATIENCE)
+        turn = await end_of(service, started, TURN_TIMEOUT_S)
         if turn is None or turn.status != "completed":
             self.report.found.stuck.append(f"turn {number} is {turn.status if turn else 'stuck'}: {turn}")
             return False
