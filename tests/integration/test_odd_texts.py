@@ -122,7 +122,6 @@ def conversation(text: Text) -> Sequence[Event]:
         ToolStarted(12),
         ToolOutcomeUnknown(12, text(), 3),
         FanOutStarted([text()]),
-        ItemAdvanced(0, text(), text(), {text(): text()}, 5),
         ItemFailed(0, 1, text(), 5),
         ItemCompleted(0, text(), 5),
         StateUpdated({text(): text()}),
@@ -148,6 +147,8 @@ def conversation(text: Text) -> Sequence[Event]:
         ModelAnswered(0, text(), text(), text(), text(), (ToolCall(text(), text(), {text(): text()}),)),
         QuestionAsked(text(), text(), {text(): text()}),
         QuestionAnswered(45, {text(): text()}),
+        FanOutStarted([{text(): text()}], each=text()),
+        ItemAdvanced(0, text(), text(), {text(): text()}, 5),
         CancellationRequested(four, "rolled_back"),
         TurnRolledBack(four),
     )
