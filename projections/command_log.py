@@ -40,6 +40,7 @@ ROUTINE = frozenset(
         events.ModelCalled,
         events.ToolRequested,
         events.MessageAppended,
+        events.ItemAdvanced,
         events.ItemCompleted,
         events.ModelAnswered,
         events.FanOutStarted,

@@ -287,6 +287,7 @@ _WITHOUT_EFFECT = frozenset(
         events.BudgetThresholdReached,
         events.ContextAssembled,
         events.HistoryCompacted,
+        events.ItemAdvanced,
         events.ItemCompleted,
         events.MessageEdited,
         events.ModelAnswered,

@@ -40,6 +40,7 @@ What a node works with:
 | --- | --- |
 | `TurnContext` | what a node is given: the state, and methods that speak, call models and run tools |
 | `ItemContext` | what the function of `TurnContext.map` is given for one item |
+| `ItemNodeContext` | what a node of a graph that `TurnContext.map` runs for each item is given |
 | `Each` | the type of that function |
 | `Running` | the state of a thread during a turn: `thread` and `turn` |
 | `Thread` | the part of the state that lasts from turn to turn: `values`, `window`, `summary` and so on |
@@ -94,7 +95,7 @@ Errors:
 | `ThreadfoldError` | the base class of all of these but `ApprovalRequired` |
 """
 
-from domain.agents.agent import Agent, Each, ItemContext, TurnContext
+from domain.agents.agent import Agent, Each, ItemContext, ItemNodeContext, TurnContext
 from domain.agents.assistant import EDGES as ASSISTANT_EDGES
 from domain.agents.assistant import NODES as ASSISTANT_NODES
 from domain.agents.assistant import assistant
@@ -155,6 +156,7 @@ __all__ = [
     "InvalidGraph",
     "InvalidInput",
     "ItemContext",
+    "ItemNodeContext",
     "Json",
     "JsonObject",
     "Message",

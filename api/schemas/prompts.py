@@ -98,7 +98,8 @@ class PromptView(Struct, frozen=True):
 class QuestionView(Struct, frozen=True):
     """A question that a node asked a model outside of the conversation (`turn.ask`), or an item of its list.
 
-    `item` is the index of the item in the node's list number `fan_out`. A wrong answer that was corrected is in the log
+    `item` is the index of the item in the node's list number `fan_out`, and `item_node` the node of the graph that the
+    item runs, "" if it runs none. A wrong answer that was corrected is in the log
     only as a call of the model.
     """
 
@@ -109,6 +110,7 @@ class QuestionView(Struct, frozen=True):
     answer: str | None
     item: int | None
     fan_out: int
+    item_node: str
     call: CallView | None
 
     @classmethod

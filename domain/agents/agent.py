@@ -17,6 +17,7 @@ from domain.thread.state import Running
 T = TypeVar("T")
 
 RETRY_ITEMS = RetryPolicy(attempts=3)
+"""How often `turn.map` attempts an item by default. The nodes of an item's graph have policies of their own."""
 
 MAX_VERSION_CHARS = 64
 """Characters of an agent's version."""
@@ -92,6 +93,33 @@ class ItemContext(Protocol):
     async def ask(self, prompt: str, instructions: str = "", *, output: Any, model: str | None = None) -> Any: ...
     async def ask(self, prompt: str, instructions: str = "", *, output: Any = str, model: str | None = None) -> Any:
         """Ask the model outside of the conversation; see `TurnContext.ask`."""
+
+
+class ItemNodeContext(ItemContext, Protocol):
+    """The context of a node of a graph that `TurnContext.map` runs for each item.
+
+    `state` is the turn's state before the first item, with the item's own values. `idempotency_key` is the same for
+    every attempt at this node of this item.
+    """
+
+    @property
+    def agent(self) -> Agent:
+        """The agent whose turn it is."""
+
+    @property
+    def values(self) -> Any:
+        """The item's values now: an instance of the graph's model, or a copy as a dict. Changing it has no effect."""
+
+    @property
+    def subject(self) -> str:
+        """The customer that the thread is about; see `TurnContext.subject`."""
+
+    @property
+    def user_input(self) -> str:
+        """The user's message that started this turn."""
+
+    def update(self, **values: Json) -> StateUpdated:
+        """Return the event of a change of the item's values; None removes one."""
 
 
 Each: TypeAlias = Callable[[ItemContext, Json], Awaitable[Json]]
@@ -213,11 +241,20 @@ class TurnContext(Protocol):
         """
 
     async def map(
-        self, items: Sequence[Json], each: Each | Tool, *, at_once: int = 8, retry: RetryPolicy = RETRY_ITEMS
+        self,
+        items: Sequence[Json],
+        each: Each | Tool | Graph,
+        *,
+        at_once: int = 8,
+        retry: RetryPolicy | None = None,
     ) -> Sequence[Json]:
         """Process items, `at_once` of them concurrently, and return their results in the items' order.
 
-        `each` is an async function, or an idempotent tool that is called with each item as its arguments.
+        `each` is an async function, an idempotent tool that is called with each item as its arguments, or a graph. Each
+        item runs the graph with values of its own: it begins with the item, an object, and its values at END are the
+        result. Its nodes get an `ItemNodeContext`; each node's end is recorded, and a later attempt goes on there. A
+        graph cannot wait for a person, and has nodes with retry policies of their own. Without `retry`, functions and
+        tools are attempted three times.
 
         Each result is recorded as it arrives: after a crash, only the missing items are processed. The items of the
         first attempt are recorded, and later attempts use them. A node may call this several times: each attempt must

@@ -8,7 +8,7 @@ from typing import Any
 
 def is_async(function: object) -> bool:
     """Return whether a call returns a coroutine: of an async function, or of an object or a partial made of one."""
-    function = _innermost(function)
+    function = innermost(function)
     if inspect.iscoroutinefunction(function):
         return True
     return callable(function) and inspect.iscoroutinefunction(type(function).__call__)
@@ -16,14 +16,14 @@ def is_async(function: object) -> bool:
 
 def is_generator(function: object) -> bool:
     """Return whether a call returns a generator, async or not. Such a call alone would run nothing."""
-    function = _innermost(function)
+    function = innermost(function)
     calls = (function, type(function).__call__) if callable(function) else (function,)
     return any(inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call) for call in calls)
 
 
 def described(function: object) -> str:
     """Describe an object for an error message."""
-    function = _innermost(function)
+    function = innermost(function)
     if inspect.isasyncgenfunction(function):
         return "an async generator"
     if inspect.isgeneratorfunction(function):
@@ -33,16 +33,16 @@ def described(function: object) -> str:
 
 def name_of(function: Callable[..., Any]) -> str | None:
     """Return the name of a function, or of a partial's function; None for a callable object."""
-    name = getattr(_innermost(function), "__name__", None)
+    name = getattr(innermost(function), "__name__", None)
     return name if isinstance(name, str) else None
 
 
 def doc_of(function: Callable[..., Any]) -> str | None:
     """Return the docstring of a function, or of a partial's function."""
-    return inspect.getdoc(_innermost(function))
+    return inspect.getdoc(innermost(function))
 
 
-def _innermost(function: Any) -> Any:
+def innermost(function: Any) -> Any:
     """Unwrap partials, and decorators that set `__wrapped__`."""
     while True:
         if isinstance(function, functools.partial):

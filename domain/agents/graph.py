@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.agents.callables import described, is_async
+from domain.agents.references import calls_of_context, mapped_by
 from domain.agents.values import ValuesModel, is_model
 from domain.errors import InvalidGraph
 from domain.thread.events import END, NodeEvent
@@ -287,6 +288,43 @@ def _check_nodes(graph: Graph) -> None:
             raise InvalidGraph(
                 f"{graph.name}: node {node.name!r} must be an async function (async def), not {described(node.run)}"
             )
+        if isinstance(node, Node):
+            for mapped in mapped_by(node.run, Graph):
+                check_item_graph(mapped)
+
+
+ITEM_ADVICE: Mapping[str, str] = {
+    "say": "put the text into the item's values, and say it after turn.map",
+    "generate": "use ask: an item is not part of the conversation",
+    "request": "map the tool itself: turn.map(items, tool)",
+    "run_tools": "map the tool itself: turn.map(items, tool)",
+    "ask_person": "ask before turn.map, or put what is to be asked into the item's values and ask after it",
+    "ask_customer": "ask before turn.map, or put what is to be asked into the item's values and ask after it",
+    "compact": "compact in a node of its own",
+    "map": "make one list of all items before turn.map",
+}
+"""What the nodes of an item's graph cannot call, and what to do instead."""
+
+
+def check_item_graph(graph: Graph) -> None:
+    """Check that `turn.map` can run a graph for each item of a list.
+
+    Raises:
+        InvalidGraph: a node needs an approval, or calls what only a node of the turn can do.
+    """
+    for node in graph.by_name.values():
+        if node.approval:
+            raise InvalidGraph(
+                f"{graph.name}: node {node.name!r} must not need an approval, because turn.map runs this graph for "
+                "each item; give the approval to the node that calls turn.map, or to a node before or after it"
+            )
+        for name in calls_of_context(node.run, ITEM_ADVICE):
+            raise InvalidGraph(f"{graph.name}: {item_refusal(node.name, name)}")
+
+
+def item_refusal(node: str, name: str) -> str:
+    """Say that a node of an item's graph cannot call something, and what to do instead."""
+    return f"node {node!r} must not call {name}, because turn.map runs it for each item of a list; {ITEM_ADVICE[name]}"
 
 
 def _check_aliases(graph: Graph, names: list[str]) -> None:

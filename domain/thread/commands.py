@@ -216,10 +216,25 @@ class RequestApproval(OfTurn, frozen=True):
 
 
 class StartFanOut(OfStep, frozen=True):
-    """The node in flight is about to process each of these items. `fan_out` counts its lists, from 0."""
+    """The node in flight is about to process each of these items; see `FanOutStarted`."""
 
     items: tuple[Json, ...]
     run: int = 0
+    fan_out: int = 0
+    each: str = ""
+
+
+class AdvanceItem(OfStep, frozen=True):
+    """An item has completed a node of its graph, after `done` others. `calls` are the model calls that it took."""
+
+    index: int
+    done: int
+    node: str
+    next: str
+    values: JsonObject
+    duration_ms: int
+    run: int = 0
+    calls: tuple[events.ModelCalled, ...] = ()
     fan_out: int = 0
 
 
@@ -303,6 +318,7 @@ RuntimeCommand: TypeAlias = (
     | CompactHistory
     | RequestApproval
     | StartFanOut
+    | AdvanceItem
     | CompleteItem
     | FailItem
     | RecordAnswer

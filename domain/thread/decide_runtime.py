@@ -9,7 +9,13 @@ from domain.thread.approvals import hash_of_call, hash_of_node
 from domain.thread.evolve import fold
 from domain.thread.node_events import check_node_events
 from domain.thread.questions import decide_question
-from domain.thread.size_limits import MAX_FAN_OUT_CHARACTERS, check_json_size, cut_to_fit, result_limit
+from domain.thread.size_limits import (
+    MAX_FAN_OUT_CHARACTERS,
+    check_json_size,
+    cut_to_fit,
+    item_values_limit,
+    result_limit,
+)
 from domain.thread.state import Running, State
 from domain.thread.turn_end import Events, close_open_calls, decide_next, end_cancelled_turn, start_queued_turns
 
@@ -55,7 +61,7 @@ def decide_runtime_command(command: commands.RuntimeCommand, state: State) -> Ev
             return _decide_calls(command, state)
         case commands.RecordAnswer() | commands.AskQuestion() | commands.CompactHistory():
             return _decide_within_node(command, state)
-        case commands.StartFanOut() | commands.CompleteItem() | commands.FailItem():
+        case commands.StartFanOut() | commands.AdvanceItem() | commands.CompleteItem() | commands.FailItem():
             return _decide_items(command, state)
         case commands.RecordModelFailure() | commands.RecordModelCalls():
             return _record_calls(command)
@@ -120,7 +126,9 @@ def _decide_calls(command: commands.StartCalls | commands.EndCall | commands.Req
             )
 
 
-def _decide_items(command: commands.StartFanOut | commands.CompleteItem | commands.FailItem, state: Running) -> Events:
+def _decide_items(
+    command: commands.StartFanOut | commands.AdvanceItem | commands.CompleteItem | commands.FailItem, state: Running
+) -> Events:
     items, fan_out = state.turn.items_of(command.fan_out), command.fan_out
     if state.turn.step != command.step:
         return ()
@@ -129,7 +137,7 @@ def _decide_items(command: commands.StartFanOut | commands.CompleteItem | comman
         if len(values) > MAX_FAN_OUT_ITEMS:
             raise InvalidInput("items", f"a node may have at most {MAX_FAN_OUT_ITEMS} items, not {len(values)}")
         check_json_size(values, "items", MAX_FAN_OUT_CHARACTERS)
-        return (events.FanOutStarted(list(command.items), fan_out),) if items is None else ()
+        return (events.FanOutStarted(list(command.items), fan_out, command.each),) if items is None else ()
     if items is None or items[command.index].done:
         return ()
     if isinstance(command, commands.FailItem):
@@ -137,6 +145,12 @@ def _decide_items(command: commands.StartFanOut | commands.CompleteItem | comman
             return ()
         failed = events.ItemFailed(command.index, command.attempt, command.error, command.retry_in_ms, fan_out)
         return (*command.calls, failed)
+    if isinstance(command, commands.AdvanceItem):
+        if items[command.index].step != command.done:
+            return ()
+        check_json_size(command.values, "values", item_values_limit(len(state.turn.all_items)))
+        place = (command.index, command.node, command.next, command.values, command.duration_ms, fan_out)
+        return (*command.calls, events.ItemAdvanced(*place))
     check_json_size(command.result, "result", result_limit(len(state.turn.all_items)))
     return (*command.calls, events.ItemCompleted(command.index, command.result, command.duration_ms, fan_out))
 

@@ -52,7 +52,8 @@ _TEMPLATES: Mapping[type[events.Event], str] = {
     events.ToolSucceeded: "{about:tool} answered in {duration_ms:,} ms: {content:quoted}",
     events.ToolFailed: "{about:tool} failed after {duration_ms:,} ms: {error:quoted}",
     events.ToolOutcomeUnknown: "The outcome of {about:call} is unknown: {error:quoted}",
-    events.FanOutStarted: "The node began to work on {items:items}",
+    events.FanOutStarted: "The node began to work on {items:items}{each:with}",
+    events.ItemAdvanced: "Item {index} completed its node {node} in {duration_ms:,} ms {next:next}: {values:json}",
     events.ItemCompleted: "Item {index} was done in {duration_ms:,} ms: {result:json}",
     events.ItemFailed: "Item {index} failed at attempt {attempt}: {error:quoted}{retry_in_ms:then}",
     events.NodeCompleted: "The node {node} completed in {duration_ms:,} ms {next:next}",
@@ -279,6 +280,7 @@ _FORMATS: Mapping[str, Callable[[Any], str]] = {
     "then": _then,
     "tool": _tool,
     "values": lambda values: f"the values {_json(values)}" if values else "no values",
+    "with": lambda name: f", each with {name}" if name else "",
     "words": lambda name: name.replace("_", " "),
 }
 

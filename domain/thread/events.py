@@ -220,8 +220,9 @@ class ModelAnswered(Event, frozen=True):
     Either a node or an item asked `prompt`: then `question` is a digest of the request, and `number` counts the
     questions of the node or of the item, from 0. Or the node called `generate` and did not record the message as it
     was: then `question` is empty, `number` counts the node's calls of `generate`, and `calls` are the tool calls that
-    the model requested. `item` is the index of the item that asked, in the node's list number `fan_out`. `fits` is
-    False for an answer that is not what was asked for, also after a correction.
+    the model requested. `item` is the index of the item that asked, in the node's list number `fan_out`; `item_node` is
+    the node of its graph, if it runs one. `fits` is False for an answer that is not what was asked for, also after a
+    correction.
     """
 
     number: int
@@ -234,6 +235,7 @@ class ModelAnswered(Event, frozen=True):
     item: int | None = None
     fan_out: int = 0
     fits: bool = True
+    item_node: str = ""
 
 
 class ModelFailed(Event, frozen=True):
@@ -370,9 +372,24 @@ class QuestionAnswered(Event, frozen=True):
 
 
 class FanOutStarted(Event, frozen=True):
-    """A node is about to process each of these items. `fan_out` counts the lists of the node, from 0."""
+    """A node is about to process each of these items. `fan_out` counts the lists of the node, from 0.
+
+    `each` is the name of the tool or the graph that processes an item; "" for a function.
+    """
 
     items: list[Json]
+    fan_out: int = 0
+    each: str = ""
+
+
+class ItemAdvanced(Event, frozen=True):
+    """One item of a node's list has completed a node of the graph that it runs. `values` are the item's values then."""
+
+    index: int
+    node: str
+    next: str
+    values: JsonObject
+    duration_ms: int
     fan_out: int = 0
 
 

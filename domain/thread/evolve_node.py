@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from domain.ids import Version
 from domain.thread.events import (
     FanOutStarted,
+    ItemAdvanced,
     ItemCompleted,
     ItemFailed,
     ModelAnswered,
@@ -15,7 +16,9 @@ from domain.thread.events import (
 )
 from domain.thread.state import Answer, Item, Question, Turn
 
-OfNode: TypeAlias = ModelAnswered | QuestionAsked | QuestionAnswered | FanOutStarted | ItemCompleted | ItemFailed
+OfItem: TypeAlias = ItemAdvanced | ItemCompleted | ItemFailed
+
+OfNode: TypeAlias = ModelAnswered | QuestionAsked | QuestionAnswered | FanOutStarted | OfItem
 
 
 def evolve_node(turn: Turn, event: OfNode, version: Version) -> Turn:
@@ -27,8 +30,8 @@ def evolve_node(turn: Turn, event: OfNode, version: Version) -> Turn:
             return _with_question(turn, event, version)
         case FanOutStarted():
             return _with_items(turn, event.fan_out, tuple(Item(value) for value in event.items))
-        case ItemCompleted() | ItemFailed():
-            # The item is done, or its next attempt asks models again.
+        case ItemAdvanced() | ItemCompleted() | ItemFailed():
+            # The item or its node is done, or the next attempt asks models again.
             of = (event.index, event.fan_out)
             answers = tuple(answer for answer in turn.answers if (answer.item, answer.fan_out) != of)
             turn = turn if len(answers) == len(turn.answers) else replace(turn, answers=answers)
@@ -70,10 +73,13 @@ def _with_items(turn: Turn, fan_out: int, items: tuple[Item, ...]) -> Turn:
     return replace(turn, more_items=(*more[: fan_out - 1], items, *more[fan_out:]))
 
 
-def _with_item(items: tuple[Item, ...], event: ItemCompleted | ItemFailed) -> tuple[Item, ...]:
+def _with_item(items: tuple[Item, ...], event: OfItem) -> tuple[Item, ...]:
     match event:
+        case ItemAdvanced():
+            before = items[event.index]
+            changed = Item(before.value, step=before.step + 1, node=event.next, values=event.values)
         case ItemCompleted():
-            changed = replace(items[event.index], done=True, result=event.result)
+            changed = Item(items[event.index].value, done=True, result=event.result, attempt=items[event.index].attempt)
         case ItemFailed():
             changed = replace(items[event.index], attempt=event.attempt + 1)
     return (*items[: event.index], changed, *items[event.index + 1 :])

@@ -85,6 +85,11 @@ def result_limit(items: int) -> int:
     return min(MAX_RESULT_CHARACTERS, MAX_RESULTS_CHARACTERS // max(items, 1))
 
 
+def item_values_limit(items: int) -> int:
+    """Return the characters that the values of one of so many items, which runs a graph, may take as JSON."""
+    return min(MAX_VALUES_CHARACTERS, MAX_RESULTS_CHARACTERS // max(items, 1))
+
+
 def cut_to_fit(text: str, mark: str = "") -> str:
     """Leave out the end of a text that is longer than an event may hold, and put a mark in its place."""
     if bytes_of(text) <= MAX_TEXT_BYTES:

@@ -82,12 +82,19 @@ class NodeApproval(Struct, frozen=True, gc=False):
 
 
 class Item(Struct, frozen=True, omit_defaults=True, gc=False):
-    """One item of the list that the node in flight processes. `result` is valid once it is `done`."""
+    """One item of the list that the node in flight processes. `result` is valid once it is `done`.
+
+    An item that runs a graph has completed `step` nodes of it. If that is more than 0, `node` is the next one, and
+    `values` are the item's values.
+    """
 
     value: Json
     done: bool = False
     result: Json = None
     attempt: int = 1
+    step: int = 0
+    node: str = ""
+    values: JsonObject = {}
 
 
 class Answer(Struct, frozen=True, omit_defaults=True, gc=False):

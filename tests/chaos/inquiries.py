@@ -39,6 +39,9 @@ AGENT = "tests.chaos.inquiry:inquiry"
 
 TURNS = 2
 
+TURN_TIMEOUT_S = 4 * PATIENCE
+"""Seconds after which a turn counts as stuck. A turn of this agent is long: on a busy machine it took 50 s."""
+
 CRASHES = 3
 """Workers that are to die, one after the other, before one that may live."""
 
@@ -48,7 +51,12 @@ TIMES = {
     "ItemCompleted": 10,
     "item started": 12,
     "item had its effect": 10,
-    "FanOutStarted": 5,
+    "FanOutStarted": 7,
+    "ItemAdvanced": 5,
+    "tool of an item started": 7,
+    "tool of an item done": 7,
+    "node of an item started": 12,
+    "node of an item had its effect": 10,
     "QuestionAsked": 8,
     "QuestionAnswered": 8,
     "in the subgraph": 4,
@@ -153,7 +161,7 @@ class Run:
         text = f"Turn {number} please"
         started = await service.start_turn(self.thread_id, text, Caller(key=text), open_with="inquiry")
         self.report.turns += 1
-        turn = await end_of(service, started, 2 * PATIENCE)
+        turn = await end_of(service, started, TURN_TIMEOUT_S)
         if turn is None or turn.status != "completed":
             self.report.found.stuck.append(f"turn {number} is {turn.status if turn else 'stuck'}: {turn}")
             return False

@@ -18,6 +18,7 @@ from threadfold import (
     Agent,
     Graph,
     ItemContext,
+    ItemNodeContext,
     Json,
     JsonObject,
     Node,
@@ -151,15 +152,15 @@ async def _in_turn(turn: TurnContext, prompts: Sequence[str]) -> dict[str, Json]
 
 
 async def _request(turn: TurnContext) -> Sequence[NodeEvent]:
-    """Request one call that may run once, and one that may be repeated."""
+    """Request one call that may run once, one that may be repeated, and one that asks a person."""
     message, book = turn.request("book", order=_number(turn))
-    _, note = turn.request("note", order=_number(turn))
-    return [message, book, note]
+    others = [turn.request(name, order=_number(turn))[1] for name in ("note", "ship")]
+    return [message, book, *others]
 
 
 async def _run(turn: TurnContext) -> Sequence[NodeEvent]:
-    await turn.run_tools()
-    return []
+    (shipped,) = [outcome for outcome in await turn.run_tools() if outcome.tool == "ship"]
+    return [turn.update(heard={_question_of_ship(_number(turn)): shipped.content})]
 
 
 async def _fan_out(turn: TurnContext) -> Sequence[NodeEvent]:
@@ -174,6 +175,56 @@ async def _fan_out(turn: TurnContext) -> Sequence[NodeEvent]:
     for done in results:
         heard |= dict(done)
     return [turn.update(heard=heard)]
+
+
+async def _gather(turn: TurnContext) -> Sequence[NodeEvent]:
+    """Work on a list with a tool and on one with a graph, one after the other, and then on both at a time."""
+    place, heard = _place(turn), dict[str, Json]()
+    items: list[list[Json]] = [[{"place": item} for item in _items(place, number, 3)] for number in range(4)]
+    found = [*await turn.map(items[0], look_up, at_once=2, retry=RETRY)]
+    studied = [*await turn.map(items[1], STUDY, at_once=2)]
+    more = await asyncio.gather(turn.map(items[2], look_up, retry=RETRY), turn.map(items[3], STUDY))
+    for item, result in zip([*items[0], *items[2]], [*found, *more[0]], strict=True):
+        heard[f"word {item['place']}"] = result
+    for values in (*studied, *more[1]):
+        heard |= values["heard"]
+    return [turn.update(heard=heard)]
+
+
+async def _read(item: ItemNodeContext) -> Sequence[NodeEvent]:
+    """Ask a model, twice for one of the items, and have an effect."""
+    reached("node of an item started")
+    place = item.values["place"]
+    heard = {f"word {place}": await item.ask(f"word {place}")}
+    if place.endswith("/1"):
+        heard[f"flaky {place}"] = await item.ask(f"flaky {place}")
+        if heard[f"flaky {place}"] == BROKEN:
+            raise ToolError("The model was not sure.")
+    effect(f"step {place}/study/read", item.idempotency_key)
+    reached("node of an item had its effect")
+    return [item.update(heard=heard)]
+
+
+async def _weigh(item: ItemNodeContext) -> Sequence[NodeEvent]:
+    """Ask a model for a type, have an effect, and ask again."""
+    reached("node of an item started")
+    place = item.values["place"]
+    fact = await item.ask(f"fact {place}", output=Fact)
+    effect(f"item {place}", item.idempotency_key)
+    reached("node of an item had its effect")
+    intent: Any = await item.ask(f"intent {place}", output=Literal["exchange", "question", "refund"])
+    return [item.update(heard={f"fact {place}": fact.of, f"intent {place}": intent})]
+
+
+STUDY = Graph(
+    "study",
+    "study",
+    [
+        Subgraph("study", Graph("reading", "read", [Node("read", _read, retry=RETRY)], {"read": END})),
+        Node("weigh", _weigh, retry=RETRY),
+    ],
+    {"study": "weigh", "weigh": END},
+)
 
 
 async def _answer(turn: TurnContext) -> Sequence[NodeEvent]:
@@ -214,6 +265,28 @@ async def note(order: str, context: ToolContext) -> str:
     return f"noted {order}"
 
 
+def _question_of_ship(order: str) -> str:
+    return f"person {order}/run may it be shipped?"
+
+
+@tool(idempotent=True)
+async def ship(order: str, context: ToolContext) -> str:
+    """Ship something, if a person agrees; the first answer does not fit."""
+    decision = context.ask(_question_of_ship(order), Decision)
+    reached("tool got its answer")
+    effect("ship", context.idempotency_key)
+    return str(decision.note)
+
+
+@tool(idempotent=True)
+async def look_up(place: str, context: ToolContext) -> str:
+    """Look something up. It is called for the items of a list."""
+    reached("tool of an item started")
+    effect(f"item {place}", context.idempotency_key)
+    reached("tool of an item done")
+    return mark(f"word {place}")
+
+
 inquiry = Agent(
     Graph(
         "inquiry",
@@ -233,6 +306,7 @@ inquiry = Agent(
             Node("request", _request),
             Node("run", _run, retry=RETRY),
             Node("fan_out", _fan_out, retry=RETRY),
+            Node("gather", _gather, retry=RETRY),
             Node("answer", _answer, retry=RETRY),
         ],
         {
@@ -241,10 +315,11 @@ inquiry = Agent(
             "consult": "request",
             "request": "run",
             "run": "fan_out",
-            "fan_out": "answer",
+            "fan_out": "gather",
+            "gather": "answer",
             "answer": END,
         },
     ),
     instructions="You answer inquiries.",
-    tools=[book, note],
+    tools=[book, note, ship],
 )

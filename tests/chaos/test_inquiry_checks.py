@@ -13,6 +13,7 @@ from domain.thread.codec import Metadata, Recorded
 from domain.thread.events import (
     Event,
     FanOutStarted,
+    ItemAdvanced,
     ItemCompleted,
     ItemFailed,
     MessageAppended,
@@ -143,6 +144,30 @@ def test_an_attempt_that_failed_asks_again_and_then_not(failed: Event, prompt: s
     assert story.faults().all == []
     story.paid.append(Paid(prompt, at(17.5)))
     assert len(only(story.faults(), "paid_twice")) == 2, "the log had it, and nothing had failed"
+
+
+def test_the_record_of_an_attempt_that_failed_may_be_lost_with_its_worker() -> None:
+    story = Story(deaths=[at(16)])
+    story.paid += [Paid(prompt, at(time)) for time in (14.1, 14.5) for prompt in ("word 1/second", "flaky 1/second")]
+    assert story.faults().all == [], "the model's first answer to a flaky prompt is broken"
+    story.paid += [Paid(prompt, at(14.6)) for prompt in ("word 1/second", "flaky 1/second")]
+    assert len(only(story.faults(), "paid_twice")) == 2
+
+
+def test_what_an_item_asked_at_a_node_that_is_complete_is_known_for_ever() -> None:
+    story = Story()
+    story.events += [answered(FLAKY, 1, 0), ItemAdvanced(0, "a", "b", {}, 1), ItemFailed(0, 1, "e", 5)]
+    story.paid += [Paid(FLAKY, at(14.5)), Paid(FLAKY, at(17.5))]  # the failure at 17 s was of the next node
+    assert "after its answer was recorded" in only(story.faults(), "paid_twice")[0]
+
+
+def test_a_node_of_an_item_that_is_complete_does_not_run_again() -> None:
+    story, step = Story(), "step 1/first/0/0/a"
+    story.events.insert(9, ItemAdvanced(0, "a", "b", {}, 1))  # at 9 s
+    story.effects += [Effect(step, "k:0", 1, at(8.5)), Effect(step, "k:0", 2, at(9.5))]
+    assert only(story.faults(), "doubled") == [f"{step} ran again after it was complete"]
+    story.events.insert(9, ItemAdvanced(0, "a", "b", {}, 1))
+    assert f"{step} is complete twice" in story.faults().doubled
 
 
 def test_the_failure_of_another_item_is_no_reason_to_ask_again() -> None:

@@ -40,5 +40,5 @@ async def test_a_log_of_an_earlier_version_is_the_same_today(
 
 def test_the_log_has_every_kind_of_event() -> None:
     lines = [line for path in (LOG / "export/events").rglob("*.ndjson") for line in path.read_text("utf-8").split("\n")]
-    later = {"ModelAnswered", "QuestionAsked", "QuestionAnswered"}
+    later = {"ModelAnswered", "QuestionAsked", "QuestionAnswered", "ItemAdvanced"}
     assert {json.loads(line)["type"] for line in lines if line} == {event.__name__ for event in EVENTS} - later

@@ -30,6 +30,7 @@ from domain.thread.events import (
     Event,
     FanOutStarted,
     HistoryCompacted,
+    ItemAdvanced,
     ItemCompleted,
     ItemFailed,
     Limit,
@@ -146,6 +147,8 @@ def conversation(text: Text) -> Sequence[Event]:
         ModelAnswered(0, text(), text(), text(), text(), (ToolCall(text(), text(), {text(): text()}),)),
         QuestionAsked(text(), text(), {text(): text()}),
         QuestionAnswered(45, {text(): text()}),
+        FanOutStarted([{text(): text()}], each=text()),
+        ItemAdvanced(0, text(), text(), {text(): text()}, 5),
         CancellationRequested(four, "rolled_back"),
         TurnRolledBack(four),
     )

@@ -239,7 +239,15 @@ class Naive:
         return items[data["index"]]
 
     def on_ItemCompleted(self, version: int, data: Json) -> None:  # noqa: N802
-        self.item(data).update(done=True, result=data["result"])
+        item = self.item(data)
+        item.update(done=True, result=data["result"])
+        for field in ("step", "node", "values"):
+            item.pop(field, None)
+
+    def on_ItemAdvanced(self, version: int, data: Json) -> None:  # noqa: N802
+        item = self.item(data)
+        item.pop("attempt", None)
+        item.update(step=item.get("step", 0) + 1, node=data["next"], values=data["values"])
 
     def on_ItemFailed(self, version: int, data: Json) -> None:  # noqa: N802
         self.item(data).update(attempt=data["attempt"] + 1)

@@ -38,6 +38,7 @@ def test_names_of_events_are_storage_format_and_stay() -> None:
         "QuestionAsked": 1,
         "QuestionAnswered": 1,
         "FanOutStarted": 1,
+        "ItemAdvanced": 1,
         "ItemCompleted": 1,
         "ItemFailed": 1,
         "CancellationRequested": 1,

@@ -7,8 +7,8 @@ from uuid import uuid4
 
 import pytest
 
-from api.schemas.prompts import PromptView
-from domain.agents.agent import Agent, ItemContext, TurnContext
+from api.schemas.prompts import PromptView, QuestionView
+from domain.agents.agent import Agent, ItemContext, ItemNodeContext, TurnContext
 from domain.agents.assistant import assistant
 from domain.agents.graph import Graph, Node
 from domain.agents.tools import tool
@@ -187,6 +187,29 @@ async def test_of_a_prompt_of_an_older_release_nobody_knows_what_else_it_held() 
     view = PromptView.of(prompt)
     assert (view.exact, view.everything, view.saved) == (False, None, None)
     assert [piece.text for piece in view.pieces] == ["hello"]
+
+
+async def test_questions_of_an_items_graph_are_shown_with_the_item_and_its_node() -> None:
+    async def spell(item: ItemNodeContext) -> Sequence[NodeEvent]:
+        return [item.update(spelt=await item.ask(f"Spell {item.values['word']}"))]
+
+    spelling = Graph("spelling", "spell", [Node("spell", spell)], {"spell": END})
+
+    async def work(turn: TurnContext) -> Sequence[NodeEvent]:
+        await turn.map([{"word": "a"}, {"word": "b"}], spelling, at_once=1)
+        return [turn.say("done")]
+
+    played = stage(one_node(work), says("A"), says("B"))
+    await played.say("go")
+    (started,) = await played.happened(TurnStarted)
+    assert isinstance(started, TurnStarted)
+    loaded = await played.repository.load(played.thread_id)
+    page = await TurnPrompts(played.repository, played.texts, Words(), loaded).page(TurnId(started.turn_id))
+    views = [QuestionView.of(question) for question in page.questions]
+    assert [(view.prompt, view.item, view.item_node) for view in views] == [
+        ("Spell a", 0, "spell"),
+        ("Spell b", 1, "spell"),
+    ]
 
 
 async def test_questions_of_nodes_and_items_are_shown_with_their_calls(monkeypatch: pytest.MonkeyPatch) -> None:

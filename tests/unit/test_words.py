@@ -19,6 +19,7 @@ from domain.thread.events import (
     Event,
     FanOutStarted,
     HistoryCompacted,
+    ItemAdvanced,
     ItemCompleted,
     ItemFailed,
     Limit,
@@ -179,6 +180,12 @@ SENTENCES: list[tuple[Event, Event | None, str]] = [
     (QuestionAnswered(9, "A-17"), None, 'The answer is "A-17"'),
     (FanOutStarted([1]), None, "The node began to work on 1 item"),
     (FanOutStarted([1, 2]), None, "The node began to work on 2 items"),
+    (FanOutStarted([1, 2], each="review"), None, "The node began to work on 2 items, each with review"),
+    (
+        ItemAdvanced(0, "look", "judge", {"a": 1}, 12),
+        None,
+        'Item 0 completed its node look in 12 ms and judge comes next: {"a":1}',
+    ),
     (ItemCompleted(0, {"a": 1}, 12), None, 'Item 0 was done in 12 ms: {"a":1}'),
     (
         ItemFailed(1, 1, "Timeout", 500),

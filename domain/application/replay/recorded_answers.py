@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from domain.agents.agent import Agent
 from domain.agents.graph import Graph, Node, Subgraph
-from domain.agents.tools import ONCE, ToolContext, ToolHandler
-from domain.errors import ToolError
+from domain.agents.tools import ONCE, Tool, ToolContext, ToolHandler
+from domain.errors import ToolError, UserCodeFailed
 from domain.ids import START, Version
 from domain.json import Json, JsonObject
 from domain.models.chat import ChatAnswer, ChatRequest, ModelError, OnDelta, ToolCall, Usage
@@ -48,10 +48,12 @@ class RecordedAnswers:
         self._asked: defaultdict[str, deque[ChatAnswer]] = defaultdict(deque)
         self._questions: defaultdict[str, deque[Json]] = defaultdict(deque)
         self._tool_outcomes: defaultdict[str, deque[tuple[bool, str]]] = defaultdict(deque)
+        self._item_results: defaultdict[str, deque[tuple[bool, Json]]] = defaultdict(deque)
         self._unrecorded = False
         """Whether the log has a call of a model without its answer, as logs of earlier versions may."""
         _ModelReader(self).read(recorded)
         self._read_tools(recorded)
+        self._read_items(recorded)
         self._read_questions(recorded)
 
     def converse(self, answer: ChatAnswer, recalled: tuple[events.Recalled, ...]) -> None:
@@ -80,6 +82,19 @@ class RecordedAnswers:
             elif (outcome := outcome_of(event)) and outcome[0] in asked:
                 request = asked[outcome[0]]
                 self._tool_outcomes[_key(request.tool, request.arguments)].append(outcome[1:])
+
+    def _read_items(self, recorded: Sequence[Recorded]) -> None:
+        lists = dict[int, events.FanOutStarted]()
+        for entry in recorded:
+            match entry.event:
+                case events.NodeCompleted():
+                    lists = {}
+                case events.FanOutStarted() as started:
+                    lists[started.fan_out] = started
+                case events.ItemCompleted(index=index, fan_out=fan_out, result=result):
+                    self._item_results[_key_of(lists[fan_out], index)].append((True, result))
+                case events.ItemFailed(index=index, fan_out=fan_out, error=error):
+                    self._item_results[_key_of(lists[fan_out], index)].append((False, error))
 
     def _read_questions(self, recorded: Sequence[Recorded]) -> None:
         texts = {int(r.version): r.event.text for r in recorded if isinstance(r.event, events.QuestionAsked)}
@@ -153,6 +168,23 @@ class RecordedAnswers:
         graph = agent.graph
         return replace_fields(agent, tools=tools, graph=replace_fields(graph, nodes=_nodes(graph, delays=delays)))
 
+    def item_tool(self, tool: Tool) -> Tool:
+        """Return a tool that gives the recorded results of the items of a list that is mapped over a tool."""
+
+        async def replayed(arguments: JsonObject, _: ToolContext) -> Any:
+            # Logs of earlier versions do not have the name of the tool.
+            keys = (_key(tool.name, arguments), _key("", arguments))
+            results = next(filter(None, map(self._item_results.get, keys)), None)
+            if not results:
+                await self._lacks(f"the result of {tool.name} {to_json(arguments)[:200]}")
+                raise ToolError(f"not recorded: {tool.name} was not called with these arguments")
+            succeeded, result = results.popleft()
+            if not succeeded:
+                raise UserCodeFailed(str(result))
+            return result
+
+        return replace(tool, run=replayed, timeout=3600.0)
+
     def _handler(self, tool: str) -> ToolHandler:
         async def replayed(arguments: JsonObject, _: ToolContext) -> Any:
             answers = self._tool_outcomes.get(_key(tool, arguments))
@@ -213,7 +245,7 @@ class _ModelReader:
                     self._answers.summarise(None)
                     self._answers.miss()
                 self._end_node()
-            case events.ItemCompleted() | events.ItemFailed() | events.NodeFailed():
+            case events.ItemAdvanced() | events.ItemCompleted() | events.ItemFailed() | events.NodeFailed():
                 self._end_attempt(event)
 
     def _aside(self, event: events.ModelAnswered) -> None:
@@ -310,5 +342,9 @@ def outcome_of(event: events.Event) -> tuple[int, bool, str] | None:
             return None
 
 
-def _key(tool: str, arguments: JsonObject) -> str:
+def _key_of(started: events.FanOutStarted, index: int) -> str:
+    return _key(started.each, started.items[index])
+
+
+def _key(tool: str, arguments: Json) -> str:
     return f"{tool} {json.dumps(arguments, sort_keys=True)}"

@@ -107,6 +107,7 @@ class Replay:
             self.context_window,
             null_budget(repository, self.clock, FREE),
             PromptParts(self.tokens, NullTextStore()),
+            item_tool=answers.item_tool,
             recall=ReplayedRecall(log=self.repository, thread_id=thread_id, answers=answers),
         )
         own = loaded.state.thread.graph if not isinstance(loaded.state, Unopened) else agent.name

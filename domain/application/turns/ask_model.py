@@ -45,6 +45,7 @@ class ModelQuestion(Generic[T]):
     model: str | None = None
     on_delta: OnDelta | None = None
     retract: Callable[[], None] | None = None
+    item_node: str = ""
 
     @property
     def messages(self) -> tuple[ChatMessage, ...]:
@@ -85,6 +86,7 @@ async def ask_model(node: NodeAttempt, question: ModelQuestion[T]) -> tuple[T, s
         item=question.item,
         fan_out=question.fan_out,
         fits=not isinstance(value, AnswerInvalid),
+        item_node=question.item_node,
     )
     run = node.run
     if not await node.report(RecordAnswer(run.turn_id, step, answered, run.number), durable=False):

@@ -1,7 +1,7 @@
 """The deadline of what a run does now. A cancellation brings it forward; waiting for the store does not count."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from domain.application.turns.user_code import Deadline
@@ -17,6 +17,8 @@ class Interruptible:
     stopping: bool = field(init=False, default=False)
     """Whether the turn is to be cancelled."""
     _deadline: Deadline | None = field(init=False, default=None)
+    _inner: list[Deadline] = field(init=False, default_factory=list)
+    """Deadlines of what the node waits for."""
 
     @property
     def time_left(self) -> float:
@@ -25,12 +27,20 @@ class Interruptible:
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:
-        """Do not count the time inside the block against the deadline."""
-        if self._deadline is None:
+        """Do not count the time inside the block against the deadline, nor against those within it."""
+        with ExitStack() as pauses:
+            for deadline in (*([self._deadline] if self._deadline else ()), *self._inner):
+                pauses.enter_context(deadline.paused())
             yield
-        else:
-            with self._deadline.paused():
-                yield
+
+    @contextmanager
+    def within(self, deadline: Deadline) -> Iterator[Deadline]:
+        """Have a deadline of a part of the node while the block runs."""
+        self._inner.append(deadline)
+        try:
+            yield deadline
+        finally:
+            self._inner.remove(deadline)
 
     @contextmanager
     def interruptible(self, deadline: Deadline) -> Iterator[None]:

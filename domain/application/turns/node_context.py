@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from msgspec.structs import replace
 
-from domain.agents.agent import RETRY_ITEMS, Agent, Each
-from domain.agents.graph import RetryPolicy
+from domain.agents.agent import Agent, Each
+from domain.agents.graph import Graph, RetryPolicy
 from domain.agents.outcomes import ToolOutcome, outcomes
 from domain.agents.output import output_of
 from domain.agents.tools import Tool
@@ -27,6 +27,7 @@ from domain.application.turns.run import TurnRun
 from domain.application.turns.services import TurnServices
 from domain.application.turns.token_counting import count_tokens, in_thread_if_long
 from domain.application.turns.tool_calls import ToolCalls
+from domain.application.turns.turn_cause import message_of
 from domain.application.turns.user_code import call_user_code
 from domain.errors import BudgetExhausted, InvalidInput, PromptTooLarge, TurnIsOver, WaitsForPerson
 from domain.ids import ThreadId
@@ -126,9 +127,7 @@ class NodeContext:
     @property
     def user_input(self) -> str:
         """The message that started this turn."""
-        # Later messages of the user answer questions of this turn. A turn that retries another has none of its own.
-        own = (m for m in reversed(self.state.thread.window) if m.version <= self.state.turn.started + 1)
-        return next((m.content for m in own if m.role == "user"), None) or ""
+        return message_of(self.state)
 
     def say(self, content: str) -> MessageAppended:
         """Return a message of the agent. Raises `InvalidInput` if it is too long."""
@@ -244,7 +243,12 @@ class NodeContext:
         return outcomes(self.state)
 
     async def map(
-        self, items: Sequence[Json], each: Each | Tool, *, at_once: int = 8, retry: RetryPolicy = RETRY_ITEMS
+        self,
+        items: Sequence[Json],
+        each: Each | Tool | Graph,
+        *,
+        at_once: int = 8,
+        retry: RetryPolicy | None = None,
     ) -> Sequence[Json]:
         """Work on a list of items; see `run_fan_out`."""
         number, self._fan_outs = self._fan_outs, self._fan_outs + 1

@@ -1,7 +1,9 @@
 """What the runs of turns use: the repository, models, budgets and so on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from domain.agents.tools import Tool
 from domain.application.budget.turn_budget import BudgetServices
 from domain.application.recall.search import MessageSearch
 from domain.application.streaming.broadcast import Broadcast
@@ -28,3 +30,5 @@ class TurnServices:
     """Holds answers of durability `async` until they are stored; without one, only this process's memory does."""
     recall: MessageSearch | None = None
     """Finds older messages that are relevant again. Without one, nothing is recalled."""
+    item_tool: Callable[[Tool], Tool] = lambda tool: tool
+    """Returns what is called for the items of a list that is mapped over a tool: in a replay, the recorded results."""

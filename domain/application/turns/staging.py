@@ -126,7 +126,7 @@ def _moved(report: RuntimeCommand, after: Version, by: int) -> RuntimeCommand:
             return replace(report, facts=tuple(_moved_fact(fact, after, by) for fact in report.facts))
         case commands.ResumeTurn() | commands.StopTurn() | commands.FailAttempt() | commands.FailTurn():
             return report
-        case commands.StartFanOut() | commands.CompleteItem() | commands.FailItem():
+        case commands.StartFanOut() | commands.AdvanceItem() | commands.CompleteItem() | commands.FailItem():
             return report
         case commands.AskQuestion():
             return replace(report, call=at(report.call))

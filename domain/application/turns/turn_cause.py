@@ -43,6 +43,13 @@ async def sender_of(repository: ThreadRepository, loaded: LoadedThread) -> str:
     return begun.metadata.actor or ""
 
 
+def message_of(state: Running) -> str:
+    """Return the user's message that started the turn; "" if it is no longer in the live window."""
+    # Later messages of the user answer questions of this turn. A turn that retries another has none of its own.
+    own = (m for m in reversed(state.thread.window) if m.version <= state.turn.started + 1)
+    return next((m.content for m in own if m.role == "user"), None) or ""
+
+
 async def first_event(repository: ThreadRepository, thread_id: ThreadId) -> Recorded:
     """Return the first event of the thread's own: of a fork, the one that says so."""
     origin = await repository.origin(thread_id)

@@ -1,23 +1,21 @@
 """The loop of one turn: try the node in flight, report what came of it, and go to the next."""
 
 import asyncio
-import inspect
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 from domain.agents.error_text import error_text, failure_text
 from domain.agents.graph import Node, alias_advice
 from domain.agents.registry import Agents
 from domain.application.turns.check_input import check_final_answer, check_values_after
 from domain.application.turns.node_context import NodeContext
+from domain.application.turns.returned_events import returned_events
 from domain.application.turns.run import TurnRun
 from domain.application.turns.token_counting import estimate_tokens
 from domain.application.turns.user_code import Deadline, DeadlinePassed, run_user_code, trace_of
 from domain.errors import (
     BudgetExhausted,
-    InvalidInput,
     LeaseLost,
     NodeTimeout,
     StoreUnavailable,
@@ -38,7 +36,7 @@ from domain.thread.commands import (
     RuntimeCommand,
     StopTurn,
 )
-from domain.thread.events import END, Event, NodeEvent
+from domain.thread.events import END, NodeEvent
 from domain.thread.evolve import fold
 from domain.thread.node_events import check_node_events, own_copy
 from domain.thread.repeated_calls import most_repeated, repeat_error
@@ -204,7 +202,7 @@ async def _run_node(context: NodeContext, node: Node) -> tuple[tuple[NodeEvent, 
 
     Raises for events that cannot be stored.
     """
-    facts = context.complete(tuple(own_copy(fact) for fact in _returned(await node.run(context))))
+    facts = context.complete(tuple(own_copy(fact) for fact in returned_events(await node.run(context))))
     check_node_events(facts, context.state)
     check_values_after(context.agent, context.state, facts)
     to_json(facts)
@@ -215,29 +213,6 @@ async def _run_node(context: NodeContext, node: Node) -> tuple[tuple[NodeEvent, 
     if following == END:
         check_final_answer(context.state, facts)
     return facts, following
-
-
-def _returned(events: object) -> Sequence[NodeEvent]:
-    """Return a node's events. Raises `InvalidInput` for what a node must not return, with what to write instead."""
-    if isinstance(events, list | tuple) and not any(isinstance(event, list | tuple) for event in events):
-        return events  # nearly always
-    why = None
-    if events is None:
-        why = "return a list of events; without any, return []"
-    elif isinstance(events, Event):
-        why = f"return a list of events, as in [event], not a single {type(events).__name__}"
-    elif inspect.isawaitable(events):
-        if inspect.iscoroutine(events):
-            events.close()  # it never runs
-        why = "return the events of an awaited call, as in `return await turn.generate()`"
-    elif not isinstance(events, Iterable) or isinstance(events, str | bytes | dict):
-        why = f"return a list of events, not {type(events).__name__}"
-    if why is not None:
-        raise InvalidInput("events", why)
-    found = list(cast("Iterable[NodeEvent]", events))
-    if any(isinstance(event, list | tuple) for event in found):
-        raise InvalidInput("events", "an element is a list: write a star, as in [*turn.request(...), turn.say(...)]")
-    return found
 
 
 def _ms_since(started: float) -> int:

@@ -74,6 +74,7 @@ def _removed(calls: list[ModelCalled], called: ModelCalled) -> bool:
 
 
 _HAS_CALLS = (
+    commands.AdvanceItem,
     commands.CompleteItem,
     commands.FailAttempt,
     commands.FailItem,
