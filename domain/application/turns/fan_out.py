@@ -4,7 +4,6 @@ Each item's result is recorded as soon as it is there, so that an item is not pr
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -69,7 +68,7 @@ class FanOutItem:
     """The state before the fan-out began. An item sees no later state, so its result does not depend on the others."""
     index: int
     fan_out: int = 0
-    asked: Counter[str] = field(default_factory=Counter)
+    asked: dict[str, int] = field(default_factory=dict)
     """The digests of the questions that the current attempt has asked."""
     questions: int = 0
     """The number of questions that the current attempt has asked."""
@@ -136,7 +135,7 @@ async def _until_done(
     clock = asyncio.get_running_loop().time
     while True:
         started, context.questions, context.last_answer = clock(), 0, ""
-        context.asked = Counter()
+        context.asked = {}
         try:
             result = await run_user_code(lambda: each(context, copied(item.value)), name, inner=True)
             check_is_json(result, "result")

@@ -204,19 +204,22 @@ async def _run_node(context: NodeContext, node: Node) -> tuple[tuple[NodeEvent, 
 
     Raises for events that cannot be stored.
     """
-    facts = context.complete(tuple(own_copy(fact) for fact in _returned(await node.run(context))))
-    check_node_events(facts, context.state)
-    check_values_after(context.agent, context.state, facts)
+    returned = _returned(await node.run(context))
+    state, graph = context.state, context.agent.graph
+    facts = context.complete([own_copy(fact) for fact in returned])
+    check_node_events(facts, state)
+    if graph.values is not None:
+        check_values_after(graph.values, state, facts)
     to_json(facts)
-    after = fold(context.state, facts) if context.agent.graph.chooses(node.name) else context.state
+    after = fold(state, facts) if graph.chooses(node.name) else state
     if not isinstance(after, Running):
         raise TurnIsOver
-    return facts, context.agent.graph.after(node.name, after)
+    return facts, graph.after(node.name, after)
 
 
 def _returned(events: object) -> Sequence[NodeEvent]:
     """Return a node's events. Raises `InvalidInput` for what a node must not return, with what to write instead."""
-    if isinstance(events, list | tuple) and not any(isinstance(event, list | tuple) for event in events):
+    if isinstance(events, list | tuple):
         return events  # nearly always
     why = None
     if events is None:
@@ -231,10 +234,7 @@ def _returned(events: object) -> Sequence[NodeEvent]:
         why = f"return a list of events, not {type(events).__name__}"
     if why is not None:
         raise InvalidInput("events", why)
-    found = list(cast("Iterable[NodeEvent]", events))
-    if any(isinstance(event, list | tuple) for event in found):
-        raise InvalidInput("events", "an element is a list: write a star, as in [*turn.request(...), turn.say(...)]")
-    return found
+    return list(cast("Iterable[NodeEvent]", events))
 
 
 def _ms_since(started: float) -> int:
