@@ -38,6 +38,7 @@ chaos:
 	@.venv/bin/python -m tests.chaos rolling --runs 12
 	@REPLAY_EVERY=1 .venv/bin/python -m pytest tests/e2e/test_airline_replay.py
 	@EXACTLY_ONCE_ROUNDS=200 .venv/bin/python -m pytest tests/property/test_exactly_once.py
+	@EXAMPLES_SHARE=1 .venv/bin/python -m pytest tests/property tests/unit tests/contracts
 	@PAST_POINTS=30 .venv/bin/python -m pytest tests/integration/test_past.py
 
 # Threadfold and others side by side: a quarter of an hour on two cores. ARGS="turns --pairs 7": a part of it

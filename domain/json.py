@@ -55,8 +55,9 @@ def check_fields(struct: Struct, field: str = "", *, without: str = "") -> None:
     Fields of plain types are not converted to JSON first. `field` is a prefix for the fields' names, including its dot.
     """
     for name in struct.__struct_fields__:
-        if name != without:
-            _check_part(getattr(struct, name), field, name)
+        value = getattr(struct, name)
+        if value and name != without:  # None, False, 0 and what is empty can be stored
+            _check_part(value, field, name)
 
 
 def _check_part(value: object, before: str, name: str | int) -> None:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, settings
 from redis.asyncio import Redis
 
 from api.runtime.stores import LogArchive, SystemClock
@@ -54,6 +55,7 @@ from infrastructure.postgres.suspects import PostgresSuspects
 from infrastructure.postgres.wakeups import PostgresWakeups
 from infrastructure.redis.wakeups import RedisWakeups
 from migrations.run import migrate
+from tests.support.examples import examples
 from tests.support.redis_server import RedisServer
 
 HURRY = (
@@ -69,6 +71,16 @@ ROOM = 3 * 2**30
 """Bytes that have to be free there, for the servers of all xdist workers. Containers often have 64 MB only."""
 
 STORES = ["memory", "postgres"]
+
+# On a busy machine, making an example may take long: that is no fault of a test.
+settings.register_profile(
+    "share",
+    settings(),
+    max_examples=examples(settings().max_examples),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("share")
 
 # Most tests start a process or two; a third for each would take more time than all that they try.
 os.environ["PROJECTIONS"] = "inside"

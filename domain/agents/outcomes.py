@@ -1,6 +1,5 @@
 """Outcomes of tool calls as values, for nodes and branches."""
 
-from itertools import takewhile
 from typing import Literal
 
 from msgspec import Struct
@@ -29,12 +28,13 @@ def outcomes(state: Running) -> tuple[ToolOutcome, ...]:
 
     Empty if that message requested none. Calls that have no outcome yet are left out.
     """
-    window = state.thread.window
-    results = list(takewhile(lambda message: message.role == "tool", reversed(window)))
-    if len(results) == len(window):
-        return ()
-    calls = window[-1 - len(results)].tool_calls
-    return tuple(_outcome(message, calls[_place(message)].arguments) for message in sorted(results, key=_place))
+    results: list[Message] = []
+    for message in reversed(state.thread.window):
+        if message.role != "tool":
+            calls = message.tool_calls
+            return tuple([_outcome(result, calls[_place(result)].arguments) for result in sorted(results, key=_place)])
+        results.append(message)
+    return ()
 
 
 def _place(message: Message) -> int:

@@ -16,6 +16,7 @@ class Agents(Mapping[str, Agent]):
     def __init__(self, versions: Mapping[str, Sequence[Agent]]) -> None:
         """`versions` has each agent's versions, at least one, under the name that threads are opened with."""
         self._versions = versions
+        self._found = {(name, agent.version): agent for name, agents in versions.items() for agent in reversed(agents)}
 
     @classmethod
     def listed(cls, agents: Iterable[Agent]) -> "Agents":
@@ -56,7 +57,7 @@ class Agents(Mapping[str, Agent]):
 
     def find(self, name: str, version: str) -> Agent | None:
         """Return exactly this version of an agent, or None."""
-        return next((agent for agent in self.versions(name) if agent.version == version), None)
+        return self._found.get((name, version))
 
     def running(self, state: Running) -> Agent | None:
         """Return the agent that runs a turn: the version that the turn began with, else the current one.
@@ -67,7 +68,7 @@ class Agents(Mapping[str, Agent]):
 
     def of_version(self, name: str, version: str) -> Agent | None:
         """Return a version of an agent, or the current one if it is missing. None if there is no agent of this name."""
-        return self.find(name, version) or self.get(name)
+        return self._found.get((name, version)) or self.get(name)
 
     def check_node(self, state: State) -> None:
         """Raise `MissingNode` if the agent of the turn in progress is here, and lacks the node that is in flight."""

@@ -34,10 +34,22 @@ def evolve_turn(turn: Turn, event: Event, version: Version) -> Turn:
     match event:
         case events.NodeCompleted():
             # The node asked a person. It has gone on without the answer, so the call is merely requested.
-            calls = tuple(replace(call, status="requested") if call.status == "asked" else call for call in turn.calls)
-            turn = replace(turn, node=event.next, step=turn.step + 1, attempt=1, calls=calls, approval=None)
-            questions = tuple(question for question in turn.questions if question.call)
-            turn = replace(turn, items=None, more_items=(), answers=(), questions=questions)
+            calls = turn.calls and tuple(
+                replace(call, status="requested") if call.status == "asked" else call for call in turn.calls
+            )
+            questions = turn.questions and tuple(question for question in turn.questions if question.call)
+            turn = replace(
+                turn,
+                node=event.next,
+                step=turn.step + 1,
+                attempt=1,
+                calls=calls,
+                approval=None,
+                items=None,
+                more_items=(),
+                answers=(),
+                questions=questions,
+            )
         case events.ApprovalRequested(node=node) if node:
             turn = replace(turn, approval=NodeApproval(version, event.hash))
         case events.ToolRequested() | events.ToolStarted() | events.ApprovalRequested():

@@ -51,11 +51,18 @@ def check_node_events(facts: tuple[events.NodeEvent, ...], state: Running) -> No
             case _ if isinstance(fact, _NOT_CHECKED):
                 continue
             case _:
-                raise InvalidInput(field, f"a node cannot record a {type(fact).__name__}")
+                raise _not_recordable(fact, field)
     if size > size_limits.MAX_FACTS:
         raise InvalidInput(
             "facts", f"a node may record at most {size_limits.MAX_FACTS:,} bytes, not {size:,}; record less at once"
         )
+
+
+def _not_recordable(fact: object, field: str) -> InvalidInput:
+    if isinstance(fact, list | tuple):
+        star = "write a star, as in [*turn.request(...), turn.say(...)]"
+        return InvalidInput("events", f"an element is a list: {star}")
+    return InvalidInput(field, f"a node cannot record a {type(fact).__name__}")
 
 
 def _check_extra(extra: JsonObject, field: str) -> int:

@@ -17,6 +17,7 @@ from domain.ids import Position, Slice, Tenant, ThreadId, Version, slice_of
 from domain.log.hash_chain import EMPTY_HEAD, GENESIS, Draft, Head, Record, chain_records, check_chain
 from domain.ports.log import Append, EventStore, ThreadRow
 from tests.streams import ACME, NOON, SECOND, a_command, appending, new_thread, numbered, threads_of
+from tests.support.examples import examples
 
 OTHER = Tenant("other")
 START = Version(0)
@@ -176,7 +177,7 @@ class TestPayload:
         assert check_chain([record], EMPTY_HEAD) == append.head
 
     @given(values=st.lists(VALUES, min_size=1, max_size=4), ascii_only=st.booleans())
-    @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=examples(50), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     async def test_whatever_is_stored_verifies(
         self, event_store: EventStore, values: list[object], *, ascii_only: bool
     ) -> None:
@@ -193,7 +194,7 @@ class TestPayload:
         assert check_chain(stored, EMPTY_HEAD) == head
 
     @given(texts=st.lists(METADATA, min_size=1, max_size=9))
-    @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     async def test_metadata_come_back_as_they_were_written(self, event_store: EventStore, texts: list[str]) -> None:
         thread_id = new_thread()
         records, head = chain_records(ACME, thread_id, EMPTY_HEAD, [Draft("T", 1, "{}", text) for text in texts], NOON)

@@ -11,6 +11,7 @@ from domain.json import storable_text
 from domain.models.chat import ChatMessage, ChatRequest, ToolCall, ToolSpec
 from domain.prompt.canonical import CALL_ID, GO_ON, NAME, NO_ANSWER, canonical
 from infrastructure.models.openai.request import write_request
+from tests.support.examples import examples
 from tests.support.strict_chat import violations
 
 TOOLS = ("echo", "now", "clock-2")
@@ -85,7 +86,7 @@ def sent(messages: Sequence[ChatMessage], tools: Sequence[str], origin: str = "h
 OWN = ("reasoning_content", "extra_content")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(histories, declared)
 def test_any_history_makes_a_prompt_that_strict_endpoints_accept(
     history: list[ChatMessage], tools: Sequence[str]
@@ -94,7 +95,7 @@ def test_any_history_makes_a_prompt_that_strict_endpoints_accept(
     assert violations(sent(history, tools, "a third one")) == [], "no data of another provider goes there"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(windows, declared)
 def test_a_prompt_keeps_its_beginning_while_the_conversation_grows(
     window: list[Sequence[ChatMessage]], tools: Sequence[str]
@@ -109,7 +110,7 @@ def test_a_prompt_keeps_its_beginning_while_the_conversation_grows(
     assert canonical(history, tools, "here") == whole
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(windows)
 def test_every_word_and_call_is_kept_with_its_own_result(window: list[Sequence[ChatMessage]]) -> None:
     history = [message for group in window for message in group]
@@ -130,7 +131,7 @@ def test_every_word_and_call_is_kept_with_its_own_result(window: list[Sequence[C
     assert all(text in shown for text in said), "in the same order"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(histories, declared)
 def test_a_canonical_prompt_is_its_own_canonical_form(history: list[ChatMessage], tools: Sequence[str]) -> None:
     once = canonical(history, tools, "here")

@@ -16,13 +16,14 @@ from domain.thread.codec import Metadata, decode, encode
 from domain.thread.commands import OpenThread, UpdateValues
 from domain.thread.decide import decide_all
 from domain.thread.state import INITIAL
+from tests.support.examples import examples
 from tests.support.json_values import any_json_object
 
 THREAD = ThreadId(UUID(int=7))
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(any_json_object, any_json_object)
 def test_any_json_is_stored_and_verified_or_refused_by_the_name_of_its_field(
     values: JsonObject, changes: JsonObject
@@ -42,7 +43,7 @@ def assert_names_its_field(refused: InvalidInput) -> None:
     assert refused.field.startswith("values")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.data())
 def test_a_change_of_any_stored_field_is_found(data: st.DataObject) -> None:
     drafts = [encode(e, Metadata()) for e in decide_all((OpenThread("a", {"n": 1}), UpdateValues({"n": 2})), INITIAL)]

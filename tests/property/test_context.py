@@ -23,6 +23,7 @@ from domain.prompt.compaction import compacted, leaving
 from domain.prompt.reconstruct import reconstruct_prompt
 from domain.recall.excerpts import Excerpt, FoundMessage
 from domain.thread.state import Message, Running, Summary
+from tests.support.examples import examples
 from tests.support.given import A_RUNNING_TURN, running
 
 ROOM = 60
@@ -89,7 +90,7 @@ excerpts = st.lists(
 FIXED = FixedParts("be brief", OVERHEAD, ("instructions", ""))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(windows, st.integers(ROOM, 600), st.sampled_from([None, Summary(Version(1), "they met", 2)]), excerpts)
 def test_a_prompt_is_never_over_its_limit_never_splits_and_holds_the_last_question(
     window: tuple[Message, ...], limit: int, summary: Summary | None, recalled: list[Excerpt]
@@ -154,7 +155,7 @@ def least(window: tuple[Message, ...], summary: Summary | None) -> int:
     return OVERHEAD + summary_tokens(summary) + sum(smallest) + MESSAGE_OVERHEAD * len(smallest)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(windows, st.integers(ROOM, 2_000))
 def test_compaction_takes_whole_groups_and_leaves_the_last_exchange(window: tuple[Message, ...], limit: int) -> None:
     left = leaving(window, limit)

@@ -59,6 +59,7 @@ from domain.thread.snapshot import LeanState, with_texts, without_texts
 from domain.thread.state import INITIAL, Running, State, Unopened
 from domain.windows import WINDOWS, Window
 from infrastructure.models.openai.request import write_request
+from tests.support.examples import examples
 from tests.support.strict_chat import violations
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -139,7 +140,7 @@ def commands(state: State) -> st.SearchStrategy[Command]:
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.data())
 def test_the_fold_takes_whatever_is_decided_and_a_repeated_command_decides_nothing(data: st.DataObject) -> None:
     state: State = INITIAL

@@ -20,6 +20,7 @@ from domain.log.merkle import (
     root_hash,
     slice_leaves,
 )
+from tests.support.examples import examples
 
 leaves = st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=70, unique=True)
 
@@ -100,7 +101,7 @@ def test_another_leaf_index_or_path_does_not_lead_to_the_root(data: list[bytes],
 
 
 @given(leaves, st.integers(0, SLICES - 1), st.data())
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 def test_an_event_leads_to_the_logs_root_from_its_place_alone(
     data: list[bytes], slice_: int, draw: st.DataObject
 ) -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, create_model
 
 from domain.agents.output import output_of
 from infrastructure.models.offline.structured import structured
+from tests.support.examples import examples
 
 
 class Mood(Enum):
@@ -138,7 +139,7 @@ KINDS = st.recursive(PLAIN | whole_numbers() | real_numbers() | texts(), nested,
 )
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=examples(400))
 @given(KINDS, st.sampled_from(TEXTS) | st.text())
 def test_answers_are_valid_and_always_the_same(kind: Any, text: str) -> None:
     output = output_of(kind)

@@ -35,6 +35,7 @@ from domain.thread.events import (
 from domain.thread.evolve import fold
 from domain.thread.state import INITIAL, Running, State
 from infrastructure.models.openai.request import write_request
+from tests.support.examples import examples
 
 LIMIT = 400
 INSTRUCTIONS = "be brief"
@@ -153,7 +154,7 @@ def goes_on(before: Prompt, after: Prompt) -> bool:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(turns, min_size=2, max_size=8))
 def test_between_compactions_each_prompt_goes_on_where_the_last_one_ended(said: list[Say]) -> None:
     prompts = talked(said)
@@ -170,7 +171,7 @@ def test_between_compactions_each_prompt_goes_on_where_the_last_one_ended(said: 
         assert BEGINS not in "".join(m.content or "" for m in now[: asked_at(after)]), "it stands at the end alone"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(turns, min_size=2, max_size=8))
 def test_what_has_to_leave_a_prompt_leaves_in_large_steps(said: list[Say]) -> None:
     prompts = talked(said)
@@ -184,7 +185,7 @@ def test_what_has_to_leave_a_prompt_leaves_in_large_steps(said: list[Say]) -> No
             assert now.tokens - now.recalled_tokens <= now.fixed + LIMIT * REFILL_SHARE + 80, "much left at once"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(turns, min_size=1, max_size=6))
 def test_every_prompt_of_a_thread_is_found_again(said: list[Say]) -> None:
     for prompt in talked(said):
@@ -198,7 +199,7 @@ def test_every_prompt_of_a_thread_is_found_again(said: list[Say]) -> None:
 TOOLS = (ToolSpec("clock", "", {"type": "object"}),)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(turns, min_size=2, max_size=6))
 def test_bodies_of_requests_begin_alike(said: list[Say]) -> None:
     prompts = talked(said)

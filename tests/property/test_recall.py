@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from domain.ids import Version
 from domain.recall.excerpts import EXCERPT_OVERHEAD_TOKENS, FoundMessage, excerpts
 from domain.recall.terms import MAX_QUERY_COST, MAX_TERMS, occurrences, terms_of
+from tests.support.examples import examples
 
 WORDS = st.sampled_from(
     ["refund", "PEP4E0", "New York", "May 20", "2024-05-20", "$1,234.50", "the", "\x00", "é", '{"a": 1}', "'|&"]
@@ -31,7 +32,7 @@ def test_excerpts_keep_within_their_room(texts: list[str], question: str, room: 
         assert each.tokens == count(each.text)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(TEXTS)
 @example("refund PEP4E0 New York May 20 2024-05-20 \u00be 00 0\u30a1 0\U00020000 000 01*02 1*2*5")
 @example("Au Ca")

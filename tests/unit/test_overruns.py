@@ -27,6 +27,7 @@ from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from projections.engine.budget_overruns import Overrun, find_overrun
 from projections.engine.thread_cache import ThreadCache
+from tests.support.examples import examples
 from tests.support.runtime import Clock
 
 PRICES = Prices(date(2026, 11, 1), {"m": Price(1.0, 2.0)})
@@ -93,7 +94,7 @@ async def told(desk: Desk) -> Sequence[Overrun | None]:
     return found
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(examples(12)))
 async def test_what_is_looked_up_at_any_version_is_what_was_told(seed: int) -> None:
     desk, chance = Desk(), random.Random(seed)
     await desk.append(ThreadOpened("assistant"))

@@ -247,7 +247,10 @@ def crossed(before: State, after: State, at: datetime, prices: Prices) -> Sequen
     """Return which warning thresholds of a thread's own limits were reached between two of its states."""
     if isinstance(before, Unopened) or isinstance(after, Unopened) or before.thread.usage is after.thread.usage:
         return ()
-    was, now = (rules.limit_usage(after.thread.limits, state.thread, at, prices) for state in (before, after))
+    limits = after.thread.limits
+    if not limits:
+        return ()
+    was, now = (rules.limit_usage(limits, state.thread, at, prices) for state in (before, after))
     return [
         _threshold(new)
         for old, new in zip(was, now, strict=True)

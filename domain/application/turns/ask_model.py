@@ -4,7 +4,6 @@ The answer is recorded as soon as it is there. After a crash the next attempt us
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -39,7 +38,7 @@ class ModelQuestion(Generic[T]):
     instructions: str
     output: Output[T]
     number: int
-    before: Counter[str]
+    before: dict[str, int]
     item: int | None = None
     fan_out: int = 0
     model: str | None = None
@@ -109,8 +108,8 @@ def _recorded(node: NodeAttempt, question: ModelQuestion[T], digest: str) -> str
 
     The order of different questions does not matter: when several are asked at a time, attempts differ in it.
     """
-    place, index = (question.item, question.fan_out, digest), question.before[digest]
-    question.before[digest] += 1
+    place, index = (question.item, question.fan_out, digest), question.before.get(digest, 0)
+    question.before[digest] = index + 1
     known = [a.content for a in node.state.turn.answers if (a.item, a.fan_out, a.question) == place]
     return known[index] if index < len(known) else None
 

@@ -3,7 +3,6 @@
 When the answer is there, the node runs again from its beginning, in any process, and gets it from the thread's state.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -24,7 +23,7 @@ T = TypeVar("T")
 class AskedInAttempt:
     """The questions that one attempt at a node has asked so far: how often each text, and numbers for new ones."""
 
-    texts: Counter[str] = field(default_factory=Counter)
+    texts: dict[str, int] = field(default_factory=dict)
     numbers: Iterator[int] = field(default_factory=count)
 
 
@@ -62,6 +61,6 @@ async def ask_question(
 def _known(asked: Sequence[Question], before: AskedInAttempt, text: str, to: str) -> Question | None:
     """Return the recorded question of this text, the first that this attempt has not asked yet."""
     known = [question for question in asked if (question.text, question.to) == (text, to)]
-    index = before.texts[text]
-    before.texts[text] += 1
+    index = before.texts.get(text, 0)
+    before.texts[text] = index + 1
     return known[index] if index < len(known) else None

@@ -8,7 +8,7 @@ from domain.agents.error_text import error_text
 from domain.agents.registry import Agents
 from domain.agents.requested_output import final_output
 from domain.agents.tools import Tool
-from domain.agents.values import filled_values, typed_values
+from domain.agents.values import ValuesModel, filled_values, typed_values
 from domain.application.turns.user_code import call_user_code
 from domain.errors import InvalidArguments, InvalidInput
 from domain.json import JsonObject, check_json, merge_patch
@@ -59,11 +59,11 @@ def check_change(changes: JsonObject, state: State, agents: Mapping[str, Agent])
         _of_model(lambda: typed_values(model, merged))
 
 
-def check_values_after(agent: Agent, state: Running, facts: Sequence[NodeEvent]) -> None:
+def check_values_after(model: ValuesModel, state: Running, facts: Sequence[NodeEvent]) -> None:
     """Check the thread's values after a node's events. Raises `InvalidInput`, as `check_change` does."""
-    model, values = agent.graph.values, state.thread.values
+    values = state.thread.values
     changes = [fact.changes for fact in facts if isinstance(fact, StateUpdated)]
-    if model is None or not changes:
+    if not changes:
         return
     for change in changes:
         values = merge_patch(values, change)

@@ -1,7 +1,6 @@
 """One item of a fan-out: its context, and its attempts until it has a result."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -34,7 +33,7 @@ class FanOutItem:
     """The state before the fan-out began. An item sees no later state, so its result does not depend on the others."""
     index: int
     fan_out: int = 0
-    asked: Counter[str] = field(default_factory=Counter)
+    asked: dict[str, int] = field(default_factory=dict)
     """The digests of the questions that the current attempt has asked."""
     questions: int = 0
     """The number of questions that the current attempt has asked."""
@@ -45,7 +44,7 @@ class FanOutItem:
 
     def begin_attempt(self) -> None:
         """Forget what the attempt before has asked."""
-        self.asked, self.questions, self.last_answer = Counter(), 0, ""
+        self.asked, self.questions, self.last_answer = {}, 0, ""
 
     @property
     def thread_id(self) -> ThreadId:

@@ -33,6 +33,10 @@ class GeneratedAnswer(Struct, frozen=True):
     called: NodeEvent
     answered: ModelAnswered
 
+    def is_among(self, facts: Sequence[NodeEvent]) -> bool:
+        """Return whether a node's events have the answer as it was."""
+        return all(map(facts.__contains__, self.events))
+
 
 @dataclass
 class Generation:
@@ -70,7 +74,7 @@ class Generation:
             await self._checked(await self._call(again, output), output)
 
     async def _call(self, build: BuildPrompt, output: Output[Any]) -> AnsweredCall:
-        specs = tuple(tool.spec for tool in self.agent.tools)
+        specs = tuple([tool.spec for tool in self.agent.tools])
         call = ModelCall(
             *(self.node, build, specs, self.on_delta, self.retract), model=self.model, output=output.format
         )
@@ -121,7 +125,7 @@ class Generation:
             origin=origin,
         )
         assembled = [made.prompt.assembled] if made.prompt.assembled else []
-        requested = tuple(ToolCall(c.call_id, c.tool, c.arguments, c.written, c.fault) for c in calls)
+        requested = tuple([ToolCall(c.call_id, c.tool, c.arguments, c.written, c.fault) for c in calls])
         content = None if answer.content is None else cut_to_fit(answer.content)
         answered = ModelAnswered(len(self.made), content, calls=requested, finish=said.finish)
         return GeneratedAnswer((*assembled, made.called, said, *calls), made.called, answered)
@@ -146,7 +150,7 @@ def with_unrecorded(facts: Sequence[NodeEvent], generated: Sequence[GeneratedAns
     """
     kept, missing = list(facts), []
     for made in generated:
-        if all(event in facts for event in made.events):
+        if made.is_among(facts):
             continue
         if made.called in kept:
             kept.insert(kept.index(made.called) + 1, made.answered)

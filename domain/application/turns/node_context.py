@@ -1,7 +1,6 @@
 """The `TurnContext` of one attempt at a node: what a node's function is given."""
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as replace_fields
@@ -59,7 +58,7 @@ class NodeContext:
     _requests: int = field(init=False, default=0)
     _fan_outs: int = field(init=False, default=0)
     _asked_models: int = field(init=False, default=0)
-    _digests: Counter[str] = field(init=False, default_factory=Counter)
+    _digests: dict[str, int] = field(init=False, default_factory=dict)
     _asked_people: AskedInAttempt = field(init=False, default_factory=AskedInAttempt)
     _calls: CallsUnderWay = field(init=False, default_factory=CallsUnderWay)
     _generating: int = field(init=False, default=0)
@@ -171,8 +170,7 @@ class NodeContext:
         )
         self._generating += 1
         try:
-            async with self._calls.call():
-                await generation.run()
+            await self._calls.call(generation.run)
         finally:
             self._generating -= 1
         self.last_answer = self._generated[-1].answered.content or ""
@@ -198,8 +196,7 @@ class NodeContext:
         on_delta = self._hear if show else None
         place = (prompt, instructions, output_of(output), number, self._digests)
         question = ModelQuestion(*place, model=model, on_delta=on_delta, retract=self._retract)
-        async with self._calls.call():
-            answer, self.last_answer = await ask_model(self, question)
+        answer, self.last_answer = await self._calls.call(lambda: ask_model(self, question))
         if show:
             self._retract()
         return answer
@@ -227,16 +224,17 @@ class NodeContext:
 
     def complete(self, facts: Sequence[NodeEvent]) -> tuple[NodeEvent, ...]:
         """Return a node's events together with the answers of models that are not among them."""
-        self._kept = bool(self._generated) and all(event in facts for event in self._generated[-1].events)
-        return with_unrecorded(facts, self._generated) if self._generated else tuple(facts)
+        if not self._generated:
+            return tuple(facts)
+        self._kept = self._generated[-1].is_among(facts)
+        return with_unrecorded(facts, self._generated)
 
     async def run_tools(self) -> Sequence[ToolOutcome]:
         """Run all open tool calls at the same time; see `ToolCalls.run`."""
         if self._over:
             raise TurnIsOver
         try:
-            async with self._calls.call():
-                await ToolCalls(self).run()
+            await self._calls.call(ToolCalls(self).run)
         except WaitsForPerson:
             await self._calls.end()
             raise
@@ -252,8 +250,8 @@ class NodeContext:
     ) -> Sequence[Json]:
         """Work on a list of items; see `run_fan_out`."""
         number, self._fan_outs = self._fan_outs, self._fan_outs + 1
-        async with self._calls.call():
-            return await run_fan_out(self, items, each, at_once=at_once, retry=retry, number=number)
+        work = partial(run_fan_out, self, items, each, at_once=at_once, retry=retry, number=number)
+        return await self._calls.call(work)
 
     async def compact(self) -> Sequence[NodeEvent]:
         """Replace the older messages of the live window by a summary; do nothing if there are none.

@@ -103,8 +103,9 @@ class TurnRun(Interruptible):
     def turn(self) -> Turn | None:
         """The turn as it is now; None if it has ended, or another worker has resumed it."""
         state = self.loaded.state
-        ours = isinstance(state, Running) and (state.turn.turn_id, state.turn.run) == (self.turn_id, self.number)
-        return state.turn if isinstance(state, Running) and ours else None
+        if isinstance(state, Running) and (state.turn.turn_id, state.turn.run) == (self.turn_id, self.number):
+            return state.turn
+        return None
 
     @property
     def durable_version(self) -> Version:

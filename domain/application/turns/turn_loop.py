@@ -202,16 +202,19 @@ async def _run_node(context: NodeContext, node: Node) -> tuple[tuple[NodeEvent, 
 
     Raises for events that cannot be stored.
     """
-    facts = context.complete(tuple(own_copy(fact) for fact in returned_events(await node.run(context))))
-    check_node_events(facts, context.state)
-    check_values_after(context.agent, context.state, facts)
+    returned = returned_events(await node.run(context))
+    state, graph = context.state, context.agent.graph
+    facts = context.complete([own_copy(fact) for fact in returned])
+    check_node_events(facts, state)
+    if graph.values is not None:
+        check_values_after(graph.values, state, facts)
     to_json(facts)
-    after = fold(context.state, facts) if context.agent.graph.chooses(node.name) else context.state
+    after = fold(state, facts) if graph.chooses(node.name) else state
     if not isinstance(after, Running):
         raise TurnIsOver
-    following = context.agent.graph.after(node.name, after)
+    following = graph.after(node.name, after)
     if following == END:
-        check_final_answer(context.state, facts)
+        check_final_answer(state, facts)
     return facts, following
 
 
