@@ -7,7 +7,7 @@ import click
 from msgspec import Struct
 
 from api.cli.bootstrap import answer
-from api.cli.output import as_json, counted
+from api.cli.output import as_json, counted, echo
 from api.cli.progress import bars
 from api.services.threads import Service
 from domain.application.archive import Imported, import_log
@@ -52,4 +52,4 @@ def _show(report: Report) -> None:
     what += f", {counted(imported.commands, 'command')}"
     verified = "Every hash, version and position was verified."
     going_on = f" {counted(imported.running, 'thread')} will continue." if imported.running else ""
-    click.echo(f"Imported {what} in {report.seconds:.1f} s. {verified}{going_on}")
+    echo(f"Imported {what} in {report.seconds:.1f} s. {verified}{going_on}")

@@ -5,6 +5,7 @@ import asyncio
 import click
 
 from api.cli.bootstrap import connecting, explained, place_of, settings_of_stored_data
+from api.cli.output import echo
 from api.runtime.stores import database
 from infrastructure.settings import Settings
 from migrations.run import current
@@ -19,7 +20,7 @@ def migrate() -> None:
         with connecting(settings):
             before, after = asyncio.run(_migrate(settings))
     done = "is the newest already" if before == after else f"was {before or 'none'} before"
-    click.echo(f"Revision {after} ({done}): {place_of(settings)}")
+    echo(f"Revision {after} ({done}): {place_of(settings)}")
 
 
 async def _migrate(settings: Settings) -> tuple[str | None, str]:

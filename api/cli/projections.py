@@ -8,7 +8,7 @@ import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from api.cli.bootstrap import EXIT_PROBLEM, answer, ask
-from api.cli.output import as_json, moment, show_table, terminal
+from api.cli.output import as_json, echo, moment, show_table, terminal
 from api.schemas.read_models import InstanceView, ParkedView, ProjectionView
 from api.schemas.requests import MAX_THROTTLE
 from api.services.threads import Service
@@ -65,7 +65,7 @@ def rebuild(*, names: tuple[str, ...], every: bool, throttle: int | None) -> Non
 def rollback(*, name: str) -> None:
     """Let the instance of the read model NAME that served before serve again."""
     instance = ask(lambda service: service.projection_admin.roll_back(name))
-    click.echo(f"Instance {instance.id} of {name} serves again.")
+    echo(f"Instance {instance.id} of {name} serves again.")
 
 
 @projections.command()
@@ -76,7 +76,7 @@ def drop(*, name: str) -> None:
     All instances of a read model that the code does not know are dropped.
     """
     ask(lambda service: service.projection_admin.drop(name))
-    click.echo(f"Only what serves of {name} is left.")
+    echo(f"Only what serves of {name} is left.")
 
 
 @projections.command()
@@ -112,9 +112,9 @@ def skip(*, name: str, thread: ThreadId) -> None:
 
 def _settle(name: str, thread: ThreadId, *, skip: bool) -> None:
     if ask(lambda service: service.projection_admin.settle(name, thread, skip=skip)):
-        click.echo(f"{thread} is up to date in {name}.")
+        echo(f"{thread} is up to date in {name}.")
         return
-    click.echo(f"{thread} is parked again: `threadfold projections parked` says why.", err=True)
+    echo(f"{thread} is parked again: `threadfold projections parked` says why.", err=True)
     raise SystemExit(EXIT_PROBLEM)
 
 
@@ -138,7 +138,7 @@ async def _rebuild(service: Service, names: Sequence[str], throttle: int | None)
             await asyncio.sleep(POLL_S)
         progress.update(bar, completed=moved[1], total=moved[1])
     seconds = time.monotonic() - started
-    click.echo(f"Built {', '.join(everything)} from {moved[1]:,} events in {seconds:.1f} s.")
+    echo(f"Built {', '.join(everything)} from {moved[1]:,} events in {seconds:.1f} s.")
 
 
 async def _building(service: Service, names: Sequence[str]) -> Sequence[InstanceView]:
