@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 from msgspec import Struct
 
-from api.cli.bootstrap import answer
+from api.cli.bootstrap import answer, here
 from api.cli.output import as_json, counted, echo
 from api.cli.progress import bars
 from api.services.threads import Service
@@ -40,6 +40,7 @@ async def _import(service: Service, directory: Path) -> Report:
     totals = {"events": total, "verified": total, "commands": sum(file.rows for file in files.manifest.commands)}
     with bars() as shown:
         files.check(lambda size: shown.more("Bytes checked", size, files.size))
+        await service.access_log.record_operation(here(), "import")
         imported = await import_log(
             service.runtime.log.archive, files, lambda what, more: shown.more(what.capitalize(), more, totals.get(what))
         )

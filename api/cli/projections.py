@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from api.cli.bootstrap import EXIT_PROBLEM, answer, ask
+from api.cli.bootstrap import EXIT_PROBLEM, answer, ask, here
 from api.cli.output import as_json, echo, moment, show_table, terminal
 from api.schemas.read_models import InstanceView, ParkedView, ProjectionView
 from api.schemas.requests import MAX_THROTTLE
@@ -64,7 +64,7 @@ def rebuild(*, names: tuple[str, ...], every: bool, throttle: int | None) -> Non
 @click.argument("name")
 def rollback(*, name: str) -> None:
     """Let the instance of the read model NAME that served before serve again."""
-    instance = ask(lambda service: service.projection_admin.roll_back(name))
+    instance = ask(lambda service: service.projection_admin.roll_back(name, here()))
     echo(f"Instance {instance.id} of {name} serves again.")
 
 
@@ -75,7 +75,7 @@ def drop(*, name: str) -> None:
 
     All instances of a read model that the code does not know are dropped.
     """
-    ask(lambda service: service.projection_admin.drop(name))
+    ask(lambda service: service.projection_admin.drop(name, here()))
     echo(f"Only what serves of {name} is left.")
 
 
@@ -111,7 +111,7 @@ def skip(*, name: str, thread: ThreadId) -> None:
 
 
 def _settle(name: str, thread: ThreadId, *, skip: bool) -> None:
-    if ask(lambda service: service.projection_admin.settle(name, thread, skip=skip)):
+    if ask(lambda service: service.projection_admin.settle(name, thread, here(), skip=skip)):
         echo(f"{thread} is up to date in {name}.")
         return
     echo(f"{thread} is parked again: `threadfold projections parked` says why.", err=True)
@@ -121,7 +121,7 @@ def _settle(name: str, thread: ThreadId, *, skip: bool) -> None:
 async def _rebuild(service: Service, names: Sequence[str], throttle: int | None) -> None:
     await service.runtime.log.models.register([p.shape for p in service.runtime.runner.projections])
     everything = names or [projection.name for projection in service.runtime.runner.projections]
-    group = await service.projection_admin.rebuild(everything, throttle)
+    group = await service.projection_admin.rebuild(everything, throttle, here())
     counted = TextColumn("{task.completed:,.0f} of {task.total:,.0f} events {task.fields[rate]}")
     columns = (TextColumn("{task.description}"), BarColumn(), counted)
     started, moved = time.monotonic(), (time.monotonic(), 0)

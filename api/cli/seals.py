@@ -4,7 +4,7 @@ import base64
 
 import click
 
-from api.cli.bootstrap import EXIT_PROBLEM, answer, ask
+from api.cli.bootstrap import EXIT_PROBLEM, answer, ask, here
 from api.cli.output import as_json, counted, echo, moment, show_checked, show_json, show_table
 from api.schemas.page import Page
 from api.schemas.seals import SealView, in_base64, seal_view, whole_seal
@@ -51,7 +51,7 @@ def _show(page: Page[SealView]) -> None:
 @as_json
 def make(*, new_key: bool, as_json: bool) -> None:
     """Seal the log, if there are events after the last seal."""
-    seal = ask(lambda service: service.runtime.sealer.make(new_key=new_key))
+    seal = ask(lambda service: service.audit.make_seal(here(), new_key=new_key))
     if as_json:
         show_json(whole_seal(seal) if seal else None)
     elif seal:
@@ -77,7 +77,7 @@ def check(*, number: int | None, keys: tuple[bytes, ...], as_json: bool) -> None
 
     Exits with 1 if there are problems. Without a trusted key, anyone who can write seals could have signed them.
     """
-    checked = answer(lambda service: service.audit.check(number, keys), _show_check, as_json=as_json)
+    checked = answer(lambda service: service.audit.check(here(), number, keys), _show_check, as_json=as_json)
     if checked.problems:
         raise SystemExit(EXIT_PROBLEM)
 
