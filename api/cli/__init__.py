@@ -7,9 +7,15 @@ import importlib
 import io
 import keyword
 import sys
-from typing import cast
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, cast
 
 import click
+
+from api.cli.visible import visible
 
 COMMANDS = {
     "serve": "Serve the HTTP API.",
@@ -35,7 +41,25 @@ COMMANDS = {
 """Each command with its help line. Its function is `<name>` in `api/cli/<name>.py`; that of import is `import_`."""
 
 
+@contextmanager
+def _visible_errors() -> Iterator[None]:
+    """Spell out in a failure's message what could control or deceive a terminal: it may quote any text."""
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = visible(error.message)  # type: ignore[misc]  # final only for type checkers
+        raise
+
+
 class _Commands(click.Group):
+    def make_context(self, *given: Any, **more: Any) -> click.Context:
+        with _visible_errors():
+            return super().make_context(*given, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _visible_errors():
+            return super().invoke(ctx)
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click's, here and below)
         return list(COMMANDS)
 
@@ -56,6 +80,12 @@ def main() -> None:
 
     Settings come from the environment and from .env; .env.example lists them.
     """
+    sys.excepthook = _print_traceback
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # in any locale, no text may cause a traceback
             stream.reconfigure(errors="replace")
+
+
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an unexpected error, whose message may quote any text."""
+    click.echo(visible("".join(traceback.format_exception(kind, error, trace))), err=True, nl=False)

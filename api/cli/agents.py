@@ -3,7 +3,7 @@
 import click
 
 from api.cli.bootstrap import EXIT_PROBLEM, answer
-from api.cli.output import as_json, counted, show_table, visible
+from api.cli.output import as_json, counted, echo, show_table
 from api.services.missing_nodes import MissingReport, ThreadMissing, find_missing
 from api.services.threads import Service
 from domain.agents.graph import alias_advice
@@ -38,13 +38,13 @@ def _show(report: MissingReport) -> None:
     rows = [_row(thread, turn) for thread in report.threads for turn in thread.turns]
     if rows:
         show_table(["AGENT", "VERSION", "NODE", "STATUS", "THREAD", "PROBLEM"], sorted(rows))
-        click.echo()
+        echo()
         for node in dict.fromkeys(
             turn.node for thread in report.threads for turn in thread.turns if turn.missing == "node"
         ):
-            click.echo(visible(f"{node}: {alias_advice(node)}."))
+            echo(f"{node}: {alias_advice(node)}.")
     found = f"{counted(len(rows), 'turn')} cannot be continued" if rows else "each turn can be continued"
-    click.echo(f"Checked {counted(report.checked, 'thread')} with an open turn: {found}.")
+    echo(f"Checked {counted(report.checked, 'thread')} with an open turn: {found}.")
 
 
 def _row(thread: ThreadMissing, turn: MissingTurn) -> list[str]:

@@ -16,6 +16,7 @@ import asyncpg
 import click
 
 from api.cli.output import show_json
+from api.cli.visible import visible
 from api.http.caller import Caller, printable
 from api.runtime.composition import open_runtime
 from api.runtime.stores import MEMORY
@@ -64,12 +65,15 @@ class _BadUse(click.ClickException):
 
 
 class _OneLine(logging.Formatter):
-    """Times in UTC, and tracebacks only if wanted."""
+    """Times in UTC, tracebacks only if wanted, and nothing in it that a terminal obeys."""
 
     def __init__(self, *, tracebacks: bool) -> None:
         super().__init__("%(asctime)s UTC %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
         self.converter = time.gmtime
         self._tracebacks = tracebacks
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
 
     def formatException(self, ei: object) -> str:  # noqa: N802  (logging's name)
         return super().formatException(ei) if self._tracebacks else ""  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ import click
 
 from api.cli.bootstrap import answer
 from api.cli.options import back_to
-from api.cli.output import as_json, moment, show_fields, show_table
+from api.cli.output import as_json, echo, moment, show_fields, show_table
 from api.http.caller import Caller
 from api.schemas.budget import BudgetView, WindowSpending
 from api.services.history import PointInTime
@@ -35,7 +35,7 @@ def _show(view: BudgetView) -> None:
         ("Over", until if view.over else None),
         ("Models", "\n".join(models) or None),
     )
-    click.echo()
+    echo()
     show_table(["WINDOW", "SINCE (UTC)", "TOKENS", "COST", "LEFT"], map(_window, view.windows))
 
 

@@ -11,8 +11,9 @@ from uuid import UUID
 import click
 
 from api.cli.bootstrap import EXIT_PROBLEM, connected, explained, here, log_to_stderr, model_of, place_of
-from api.cli.output import counted, moment
+from api.cli.output import counted, echo, moment
 from api.cli.turn_printer import Screen
+from api.cli.visible import spelled_out
 from api.runtime.composition import open_runtime
 from api.schemas.approvals import ApprovalView
 from api.schemas.requests import DEFAULT_GRAPH, Decide
@@ -89,7 +90,7 @@ def _lines() -> Iterator[str]:
         try:
             line = input(PROMPT) if asking else sys.stdin.readline()
         except (EOFError, KeyboardInterrupt):
-            click.echo()
+            echo()
             return
         if line.strip() == "/exit" or not (line or asking):
             return
@@ -204,6 +205,7 @@ class Talk:
                     return False
                 continue
             what = f"{approval.tool} {to_json(approval.arguments)}" if approval.tool else f"node {approval.node}"
+            what = spelled_out(what)
             again = " It was started before, and may have had its effect." if approval.because != "policy" else ""
             if not sys.stdin.isatty():
                 self.screen.complain(
@@ -211,7 +213,7 @@ class Talk:
                 )
                 granted = False
             else:
-                why = f" {approval.reason}" if approval.reason else ""
+                why = f" {spelled_out(approval.reason)}" if approval.reason else ""
                 self.screen.note(f"{what} needs your approval.{why}{again}")
                 answer = input("Run it? [y/N] ")  # noqa: ASYNC250  (nothing else runs meanwhile)
                 granted = answer.strip().lower() in {"y", "yes"}

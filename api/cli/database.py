@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import click
 
 from api.cli.bootstrap import connecting, explained, settings_of_stored_data
+from api.cli.output import echo
 from api.runtime.stores import database as stored_database
 from infrastructure.settings import Settings
 
@@ -30,7 +31,7 @@ def database(command: Sequence[str]) -> None:
 async def _use(settings: Settings, command: Sequence[str]) -> int:
     async with stored_database(settings) as found:
         if not command:
-            click.echo(found.url)
+            echo(found.url)
             return 0
         given = [word.replace("{url}", found.url) for word in command]
         try:

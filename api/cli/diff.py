@@ -8,7 +8,7 @@ from msgspec.structs import asdict
 
 from api.cli.bootstrap import answer, here
 from api.cli.options import limited, version_or_instant
-from api.cli.output import as_json, moment, show_fields, show_table
+from api.cli.output import as_json, echo, moment, show_fields, show_table
 from api.schemas.history import DiffView, PointView
 from api.services.history import PointInTime
 from domain.ids import ThreadId
@@ -55,12 +55,12 @@ def _show(view: DiffView) -> None:
         ("Tokens", tokens if models else None),
     )
     if view.happened.items:
-        click.echo()
+        echo()
         rows = [[str(event.version), moment(event.recorded_at), event.sentence] for event in view.happened.items]
         show_table(["VERSION", "RECORDED (UTC)", "WHAT HAPPENED"], rows, wrap=True)
     if view.happened.next_cursor:
         following = f"{view.thread_id} {view.happened.items[-1].version} {view.until.version}"
-        click.echo(f"There are more: threadfold threads diff {following}", err=True)
+        echo(f"There are more: threadfold threads diff {following}", err=True)
 
 
 def _either(given: int | datetime | None, name: str) -> PointInTime:

@@ -7,7 +7,7 @@ import click
 from msgspec import Struct
 
 from api.cli.bootstrap import answer, here
-from api.cli.output import as_json, counted, visible
+from api.cli.output import as_json, counted, echo
 from api.cli.progress import bars
 from api.services.threads import Service
 from infrastructure.archive.export import Exported, export_log
@@ -57,4 +57,4 @@ def _show(report: Report) -> None:
     done = report.exported
     written = f"{counted(done.events, 'new event')} and {counted(done.commands, 'command')}"
     holds = f"{counted(done.all_events, 'event')} in {counted(done.all_files, 'file')} ({done.format})"
-    click.echo(f"Exported {written} in {report.seconds:.1f} s: {visible(done.directory)} holds {holds}.")
+    echo(f"Exported {written} in {report.seconds:.1f} s: {done.directory} holds {holds}.")

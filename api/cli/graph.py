@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import click
 
 from api.cli.bootstrap import explained, log_to_stderr
-from api.cli.output import as_json, counted, show_fields, show_json, show_table
+from api.cli.output import as_json, counted, echo, show_fields, show_json, show_table
 from api.runtime.composition import open_runtime
 from api.runtime.stores import MEMORY
 from api.schemas.graphs import GraphView, NodeView, graph_view, graph_views
@@ -30,7 +30,7 @@ def graph(*, name: str | None, mermaid: bool, as_json: bool) -> None:
     if as_json:
         show_json(views[0] if chosen else views)
     elif mermaid:
-        click.echo(views[0].mermaid, nl=False)
+        echo(views[0].mermaid, nl=False)
     elif chosen:
         _show(views[0])
     else:
@@ -58,10 +58,10 @@ def _show(view: GraphView) -> None:
         ("Start", view.start),
         ("Step limit", counted(view.step_limit, "node")),
     )
-    click.echo()
+    echo()
     show_table(["NODE", "TIMEOUT", "ATTEMPTS", "NEXT"], [_node(node) for node in view.nodes], wrap=True)
     if view.tools:
-        click.echo()
+        echo()
         tools = [[tool.name, f"{tool.timeout:g} s", tool.description.strip().partition("\n")[0]] for tool in view.tools]
         show_table(["TOOL", "TIMEOUT", "DESCRIPTION"], tools, wrap=True)
 

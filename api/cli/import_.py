@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 from msgspec import Struct
 
-from api.cli.bootstrap import answer
-from api.cli.output import as_json, counted
+from api.cli.bootstrap import answer, here
+from api.cli.output import as_json, counted, echo
 from api.cli.progress import bars
 from api.services.threads import Service
 from domain.application.archive import Imported, import_log
@@ -40,6 +40,7 @@ async def _import(service: Service, directory: Path) -> Report:
     totals = {"events": total, "verified": total, "commands": sum(file.rows for file in files.manifest.commands)}
     with bars() as shown:
         files.check(lambda size: shown.more("Bytes checked", size, files.size))
+        await service.access_log.record_operation(here(), "import")
         imported = await import_log(
             service.runtime.log.archive, files, lambda what, more: shown.more(what.capitalize(), more, totals.get(what))
         )
@@ -52,4 +53,4 @@ def _show(report: Report) -> None:
     what += f", {counted(imported.commands, 'command')}"
     verified = "Every hash, version and position was verified."
     going_on = f" {counted(imported.running, 'thread')} will continue." if imported.running else ""
-    click.echo(f"Imported {what} in {report.seconds:.1f} s. {verified}{going_on}")
+    echo(f"Imported {what} in {report.seconds:.1f} s. {verified}{going_on}")

@@ -1,7 +1,6 @@
 """Output of commands: tables for people, one JSON document for programs."""
 
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from api.cli.visible import visible, visible_json
 from api.schemas.page import Page
 
 T = TypeVar("T")
@@ -20,9 +20,12 @@ T = TypeVar("T")
 UNBOUNDED = 100_000
 """Columns of an output that is not a terminal: nothing is cut off."""
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+
+
+def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
+    """Print a text for people, with what could deceive them spelled out. Commands print nothing by other means."""
+    click.echo(visible(text), err=err, nl=nl)
 
 
 def terminal() -> Console:
@@ -33,7 +36,12 @@ def terminal() -> Console:
 
 def show_json(document: Any) -> None:
     """Print a document of plain structures."""
-    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))
+    show_json_line(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+
+
+def show_json_line(document: str) -> None:
+    """Print a document that is JSON already, with what could deceive a reader as JSON's escapes."""
+    click.echo(visible_json(document))
 
 
 def show_table(
@@ -45,7 +53,7 @@ def show_table(
     """
     rows = list(rows)
     if empty and not rows:
-        click.echo(empty)
+        echo(empty)
         return
     console = terminal()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=console.width != UNBOUNDED)
@@ -61,15 +69,15 @@ def show_page(page: Page[T], headings: Sequence[str], row: Callable[[T], Sequenc
     """Print the items of a page as rows, and how to see the next page."""
     show_table(headings, map(row, page.items), empty=empty)
     if page.next_cursor:
-        click.echo(f"There are more: --limit takes up to 1000, --cursor {page.next_cursor} goes on.", err=True)
+        echo(f"There are more: --limit takes up to 1000, --cursor {page.next_cursor} goes on.", err=True)
 
 
 def show_checked(what: str, problems: Sequence[str]) -> None:
     """Print problems that were found, and what was checked."""
     for problem in problems:
-        click.echo(visible(problem))
+        echo(problem)
     found = counted(len(problems), "problem") if problems else "no problem"
-    click.echo(f"Checked {what}: {found} found.")
+    echo(f"Checked {what}: {found} found.")
 
 
 def show_fields(*fields: tuple[str, str | None]) -> None:
@@ -87,11 +95,6 @@ def show_fields(*fields: tuple[str, str | None]) -> None:
 def moment(at: datetime) -> str:
     """Write an instant in UTC, to the second."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
-
-
-def visible(text: str) -> str:
-    """Replace control characters except tab and newline: a model's or a tool's text must not control the terminal."""
-    return _CONTROL.sub("\ufffd", text.replace("\r\n", "\n"))
 
 
 def counted(number: int, noun: str) -> str:

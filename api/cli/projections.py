@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from api.cli.bootstrap import EXIT_PROBLEM, answer, ask
-from api.cli.output import as_json, moment, show_table, terminal
+from api.cli.bootstrap import EXIT_PROBLEM, answer, ask, here
+from api.cli.output import as_json, echo, moment, show_table, terminal
 from api.schemas.read_models import InstanceView, ParkedView, ProjectionView
 from api.schemas.requests import MAX_THROTTLE
 from api.services.threads import Service
@@ -64,8 +64,8 @@ def rebuild(*, names: tuple[str, ...], every: bool, throttle: int | None) -> Non
 @click.argument("name")
 def rollback(*, name: str) -> None:
     """Let the instance of the read model NAME that served before serve again."""
-    instance = ask(lambda service: service.projection_admin.roll_back(name))
-    click.echo(f"Instance {instance.id} of {name} serves again.")
+    instance = ask(lambda service: service.projection_admin.roll_back(name, here()))
+    echo(f"Instance {instance.id} of {name} serves again.")
 
 
 @projections.command()
@@ -75,8 +75,8 @@ def drop(*, name: str) -> None:
 
     All instances of a read model that the code does not know are dropped.
     """
-    ask(lambda service: service.projection_admin.drop(name))
-    click.echo(f"Only what serves of {name} is left.")
+    ask(lambda service: service.projection_admin.drop(name, here()))
+    echo(f"Only what serves of {name} is left.")
 
 
 @projections.command()
@@ -111,17 +111,17 @@ def skip(*, name: str, thread: ThreadId) -> None:
 
 
 def _settle(name: str, thread: ThreadId, *, skip: bool) -> None:
-    if ask(lambda service: service.projection_admin.settle(name, thread, skip=skip)):
-        click.echo(f"{thread} is up to date in {name}.")
+    if ask(lambda service: service.projection_admin.settle(name, thread, here(), skip=skip)):
+        echo(f"{thread} is up to date in {name}.")
         return
-    click.echo(f"{thread} is parked again: `threadfold projections parked` says why.", err=True)
+    echo(f"{thread} is parked again: `threadfold projections parked` says why.", err=True)
     raise SystemExit(EXIT_PROBLEM)
 
 
 async def _rebuild(service: Service, names: Sequence[str], throttle: int | None) -> None:
     await service.runtime.log.models.register([p.shape for p in service.runtime.runner.projections])
     everything = names or [projection.name for projection in service.runtime.runner.projections]
-    group = await service.projection_admin.rebuild(everything, throttle)
+    group = await service.projection_admin.rebuild(everything, throttle, here())
     counted = TextColumn("{task.completed:,.0f} of {task.total:,.0f} events {task.fields[rate]}")
     columns = (TextColumn("{task.description}"), BarColumn(), counted)
     started, moved = time.monotonic(), (time.monotonic(), 0)
@@ -138,7 +138,7 @@ async def _rebuild(service: Service, names: Sequence[str], throttle: int | None)
             await asyncio.sleep(POLL_S)
         progress.update(bar, completed=moved[1], total=moved[1])
     seconds = time.monotonic() - started
-    click.echo(f"Built {', '.join(everything)} from {moved[1]:,} events in {seconds:.1f} s.")
+    echo(f"Built {', '.join(everything)} from {moved[1]:,} events in {seconds:.1f} s.")
 
 
 async def _building(service: Service, names: Sequence[str]) -> Sequence[InstanceView]:

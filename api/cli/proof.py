@@ -3,7 +3,7 @@
 import click
 
 from api.cli.bootstrap import EXIT_PROBLEM, ask, here
-from api.cli.output import show_json
+from api.cli.output import echo, show_json
 from api.schemas.seals import ProofView, proof_view
 from api.services.threads import Service
 from domain.application.audit.proofs import verify_proof
@@ -26,5 +26,5 @@ def proof(*, thread: ThreadId, version: int) -> None:
     document, sound = ask(prove)
     show_json(document)
     if not sound:
-        click.echo("This proof is invalid: the log was changed. Run threadfold verify for details.", err=True)
+        echo("This proof is invalid: the log was changed. Run threadfold verify for details.", err=True)
         raise SystemExit(EXIT_PROBLEM)

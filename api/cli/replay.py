@@ -6,7 +6,7 @@ import click
 
 from api.cli.bootstrap import EXIT_PROBLEM, answer, here
 from api.cli.options import filtered, named_as_options
-from api.cli.output import as_json, counted, show_table, visible
+from api.cli.output import as_json, counted, echo, show_table
 from api.services.read_models import Filters
 from api.services.replays import DEFAULT_THREADS
 from api.services.threads import Service
@@ -86,28 +86,28 @@ def _show(report: ReplayReport) -> None:
         _show_thread(thread)
     turns = report.same + report.differs + report.unknown
     if not turns and not report.failed:
-        click.echo("There are no turns to replay.")
+        echo("There are no turns to replay.")
         return
     failed = f"; {counted(report.failed, 'thread')} not replayed to the end" if report.failed else ""
     verdicts = f"{report.same:,} same, {report.differs:,} different, {report.unknown:,} unknown"
-    click.echo(f"{counted(turns, 'turn')}: {verdicts}{failed}.")
+    echo(f"{counted(turns, 'turn')}: {verdicts}{failed}.")
     then, now = report.then, report.now
-    click.echo(f"Tokens: {_tokens(then):,} then, {_tokens(now):,} now. Cost: {_cost(then)} then, {_cost(now)} now.")
+    echo(f"Tokens: {_tokens(then):,} then, {_tokens(now):,} now. Cost: {_cost(then)} then, {_cost(now)} now.")
     if report.truncated:
-        click.echo("There are more threads or turns. --limit takes up to 200 threads; or name fewer.", err=True)
+        echo("There are more threads or turns. --limit takes up to 200 threads; or name fewer.", err=True)
 
 
 def _show_thread(thread: ReplayedThread) -> None:
-    click.echo(visible(f"Thread {thread.thread_id}{f', agent {thread.agent}' if thread.agent else ''}"))
+    echo(f"Thread {thread.thread_id}{f', agent {thread.agent}' if thread.agent else ''}")
     if thread.turns:
         show_table(["VERSION", "VERDICT", "OUTCOME", "TOOLS", "TOKENS", "COST", "SAID"], map(_row, thread.turns))
     for turn in thread.turns:
         _show_difference(turn)
     if thread.error:
-        click.echo(visible(f"Not replayed to the end: {_cut(thread.error, MAX_TEXT_CHARACTERS * 2)}"))
+        echo(f"Not replayed to the end: {_cut(thread.error, MAX_TEXT_CHARACTERS * 2)}")
     elif not thread.turns:
-        click.echo("No turn of it has ended.")
-    click.echo()
+        echo("No turn of it has ended.")
+    echo()
 
 
 def _row(turn: ReplayedTurn) -> Sequence[str]:
@@ -139,7 +139,7 @@ def _show_difference(turn: ReplayedTurn) -> None:
     if turn.unknown:
         lines.append(f"  The log does not have {_cut(turn.unknown, MAX_TEXT_CHARACTERS)}")
     for line in lines:
-        click.echo(visible(line))
+        echo(line)
 
 
 def _change(then: str, now: str) -> str:

@@ -4,8 +4,8 @@ import base64
 
 import click
 
-from api.cli.bootstrap import EXIT_PROBLEM, answer, ask
-from api.cli.output import as_json, counted, moment, show_checked, show_json, show_table
+from api.cli.bootstrap import EXIT_PROBLEM, answer, ask, here
+from api.cli.output import as_json, counted, echo, moment, show_checked, show_json, show_table
 from api.schemas.page import Page
 from api.schemas.seals import SealView, in_base64, seal_view, whole_seal
 from domain.application.audit.check_seals import SealsChecked
@@ -41,7 +41,7 @@ def _show(page: Page[SealView]) -> None:
     headings = ["SEAL", "MADE (UTC)", "EVENTS", "KEY", "ROOT"]
     show_table(headings, map(_row, page.items), empty="There are no seals.")
     if page.next_cursor:
-        click.echo(f"There are more: raise --limit (up to 1000), or add --cursor {page.next_cursor}", err=True)
+        echo(f"There are more: raise --limit (up to 1000), or add --cursor {page.next_cursor}", err=True)
 
 
 @seals.command()
@@ -51,14 +51,14 @@ def _show(page: Page[SealView]) -> None:
 @as_json
 def make(*, new_key: bool, as_json: bool) -> None:
     """Seal the log, if there are events after the last seal."""
-    seal = ask(lambda service: service.runtime.sealer.make(new_key=new_key))
+    seal = ask(lambda service: service.audit.make_seal(here(), new_key=new_key))
     if as_json:
         show_json(whole_seal(seal) if seal else None)
     elif seal:
         view = seal_view(seal)
-        click.echo(f"Seal {view.number} covers {counted(view.events, 'event')}, root {view.root}.")
+        echo(f"Seal {view.number} covers {counted(view.events, 'event')}, root {view.root}.")
     else:
-        click.echo("There are no new events since the last seal.")
+        echo("There are no new events since the last seal.")
 
 
 @seals.command()
@@ -77,7 +77,7 @@ def check(*, number: int | None, keys: tuple[bytes, ...], as_json: bool) -> None
 
     Exits with 1 if there are problems. Without a trusted key, anyone who can write seals could have signed them.
     """
-    checked = answer(lambda service: service.audit.check(number, keys), _show_check, as_json=as_json)
+    checked = answer(lambda service: service.audit.check(here(), number, keys), _show_check, as_json=as_json)
     if checked.problems:
         raise SystemExit(EXIT_PROBLEM)
 
@@ -89,8 +89,8 @@ def key() -> None:
     Keep the private key where administrators of the database cannot read it. Give the public key to the auditors.
     """
     setting, signer = new_key()
-    click.echo(f"# Public key: {in_base64(signer.public_key)}, key id: {signer.key_id}")
-    click.echo(f"SIGNING_KEY={setting}")
+    echo(f"# Public key: {in_base64(signer.public_key)}, key id: {signer.key_id}")
+    echo(f"SIGNING_KEY={setting}")
 
 
 def _show_check(checked: SealsChecked) -> None:

@@ -19,6 +19,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.app import create_app
 from api.cli.bootstrap import connected, explained, log_to_stderr, tune_garbage_collection
+from api.cli.output import echo
 from api.cli.supervise import STOP_LIMIT_S, STOPS, ready_line, say, supervise
 from api.cli.uvicorn_protocol import Protocol
 from api.runtime.composition import Runtime
@@ -143,7 +144,7 @@ async def _serve(process: Process, settings: Settings, listener: socket.socket, 
     def ready() -> None:
         process.ready()
         if not process.has_parent:  # which prints it for all
-            click.echo(ready_line(settings, listener))
+            echo(ready_line(settings, listener))
 
     server = _Server(config, ready)
     process.on_stop(_stopper(process, server, app))

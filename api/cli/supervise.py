@@ -5,9 +5,8 @@ import socket
 from collections.abc import Sequence
 from contextlib import suppress
 
-import click
-
 from api.cli.bootstrap import connected, model_of, place_of
+from api.cli.output import echo
 from api.runtime.output import Output
 from api.runtime.process import Process
 from api.runtime.projector import stdout_descriptor
@@ -35,7 +34,7 @@ def ready_line(settings: Settings, listener: socket.socket) -> str:
 def say(line: str) -> None:
     """Print a line to stderr, if it is still open."""
     with suppress(OSError):
-        click.echo(line, err=True)
+        echo(line, err=True)
 
 
 async def supervise(

@@ -9,7 +9,17 @@ from api.cli.bootstrap import answer, ask, here
 from api.cli.budget import budget
 from api.cli.diff import diff
 from api.cli.options import back_to, filtered, limited, named_as_options
-from api.cli.output import as_json, moment, show_fields, show_json, show_page, show_table, terminal
+from api.cli.output import (
+    as_json,
+    echo,
+    moment,
+    show_fields,
+    show_json,
+    show_json_line,
+    show_page,
+    show_table,
+    terminal,
+)
 from api.cli.turn_printer import Screen
 from api.schemas.events import EventView, event_view
 from api.schemas.page import Page
@@ -96,7 +106,7 @@ def events(*, thread: ThreadId, after: int, limit: int, as_json: bool) -> None:
     headings = ["VERSION", "RECORDED (UTC)", "EVENT", "DATA"]
     show_table(headings, map(_event, page.items), empty=f"There are no events after version {after}.")
     if following:
-        click.echo(f"There are more: --after {following}", err=True)
+        echo(f"There are more: --after {following}", err=True)
 
 
 @threads.command()
@@ -130,7 +140,7 @@ def _show_state(view: StateView) -> None:
         ("Summary", f"up to version {view.summary.through}: {view.summary.text}" if view.summary else None),
     )
     if view.window:
-        click.echo()
+        echo()
         show_table(["VERSION", "ROLE", "LIVE WINDOW"], map(_message, view.window), wrap=True)
 
 
@@ -149,7 +159,7 @@ def tail(*, thread: ThreadId, after: int | None, as_json: bool) -> None:
         async with aclosing(follow(service.runtime.repository, broadcast, thread, begin)) as following:
             async for signal in following:
                 if isinstance(signal, Recorded) and as_json:
-                    click.echo(to_json(event_view(signal)))
+                    show_json_line(to_json(event_view(signal)))
                 elif signal is not None and not as_json:
                     screen.show(signal)
 

@@ -5,7 +5,7 @@ from typing import assert_never
 from rich.console import Console
 from rich.text import Text
 
-from api.cli.output import visible
+from api.cli.visible import VisibleParts, visible
 from domain.ports.wakeups import Delta, Withdrawn
 from domain.thread import events
 from domain.thread.codec import Recorded, to_json
@@ -23,6 +23,7 @@ class Screen:
         self._users = users
         self._console = Console(markup=False, emoji=False, highlight=False)
         self._provisional = ""
+        self._parts = VisibleParts()
         self._calls: dict[int, events.ToolRequested] = {}
         self._open: set[int] = set()
         self._several = False
@@ -32,7 +33,7 @@ class Screen:
         match signal:
             case Delta(text=text):
                 self._provisional += text
-                self._print(text, end="")
+                self._write(self._parts.add(text), end="")
             case Withdrawn():
                 self._withdraw()
             case Recorded():
@@ -103,12 +104,16 @@ class Screen:
             self.note("(The answer above was not finished and is withdrawn.)")
 
     def _end_line(self) -> None:
+        self._write(self._parts.end(), end="")
         if self._provisional and not self._provisional.endswith("\n"):
             self._print("")
         self._provisional = ""
 
     def _print(self, text: str, *, end: str = "\n", style: str = "") -> None:
-        self._console.print(Text(visible(text), style=style), end=end, soft_wrap=True)
+        self._write(visible(text), end=end, style=style)
+
+    def _write(self, text: str, *, end: str, style: str = "") -> None:
+        self._console.print(Text(text, style=style), end=end, soft_wrap=True)
 
 
 def _cut(text: str) -> str:

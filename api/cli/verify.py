@@ -2,7 +2,7 @@
 
 import click
 
-from api.cli.bootstrap import EXIT_PROBLEM, answer
+from api.cli.bootstrap import EXIT_PROBLEM, answer, here
 from api.cli.output import as_json, counted, show_checked
 from api.schemas.seals import VerificationReport
 from domain.ids import ThreadId
@@ -17,7 +17,7 @@ def verify(*, thread: ThreadId | None, as_json: bool) -> None:
     Exits with 1 if there are problems.
     """
     report = answer(
-        lambda service: service.audit.verify_thread(thread) if thread else service.audit.verify(),
+        lambda service: service.audit.verify_thread(thread, here()) if thread else service.audit.verify(here()),
         _show,
         as_json=as_json,
     )

@@ -8,6 +8,7 @@ from uuid import UUID
 import click
 
 from api.cli.bootstrap import connected, explained, log_to_stderr, place_of, tune_garbage_collection
+from api.cli.output import echo
 from api.runtime.composition import open_runtime
 from api.runtime.process import Process, die_with_parent
 from api.runtime.projector import Held
@@ -97,5 +98,5 @@ async def _work(process: Process, settings: Settings) -> None:
         async with runtime.working(), reporting_missing(runtime):
             tune_garbage_collection()
             process.ready()
-            click.echo(f"Threadfold's worker {runtime.worker.name} is ready - data in {place_of(settings)}")
+            echo(f"Threadfold's worker {runtime.worker.name} is ready - data in {place_of(settings)}")
             await stopping.wait()

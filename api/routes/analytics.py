@@ -193,17 +193,21 @@ async def list_parked(service: FromService) -> Sequence[views.ParkedView]:
     responses=ADMIN_PROBLEMS,
 )
 async def settle_parked(
-    name: FromPath[str], thread: FromThread, decision: FromPath[Literal["retry", "skip"]], service: FromService
+    name: FromPath[str],
+    thread: FromThread,
+    decision: FromPath[Literal["retry", "skip"]],
+    service: FromService,
+    reader: FromReader,
 ) -> views.Settled:
     """Retry a parked thread, or skip the event that it was parked at."""
-    current = await service.projection_admin.settle(name, thread, skip=decision == "skip")
+    current = await service.projection_admin.settle(name, thread, reader, skip=decision == "skip")
     return views.Settled(name, thread, "current" if current else "parked_again")
 
 
 @post("/v1/projections/rebuild", status_code=HTTPStatus.ACCEPTED, tags=["read models"], responses=REBUILD_PROBLEMS)
-async def rebuild(data: JSONBody[Rebuild], service: FromService) -> views.Rebuilding:
+async def rebuild(data: JSONBody[Rebuild], service: FromService, reader: FromReader) -> views.Rebuilding:
     """Rebuild projections while the old ones serve. The new ones serve once they have caught up."""
-    line = await service.projection_admin.rebuild(data.projections, data.throttle)
+    line = await service.projection_admin.rebuild(data.projections, data.throttle, reader)
     return views.Rebuilding(list(dict.fromkeys(data.projections)), line)
 
 
@@ -213,16 +217,18 @@ async def rebuild(data: JSONBody[Rebuild], service: FromService) -> views.Rebuil
     tags=["read models"],
     responses=ADMIN_PROBLEMS,
 )
-async def roll_back(name: FromPath[str], service: FromService) -> Sequence[views.ProjectionView]:
+async def roll_back(name: FromPath[str], service: FromService, reader: FromReader) -> Sequence[views.ProjectionView]:
     """Let the instance that served before serve again."""
-    await service.projection_admin.roll_back(name)
+    await service.projection_admin.roll_back(name, reader)
     return [view for view in await service.projection_admin.projections() if view.name == name]
 
 
 @post("/v1/projections/{name:str}/drop", status_code=HTTPStatus.OK, tags=["read models"], responses=ADMIN_PROBLEMS)
-async def drop_instances(name: FromPath[str], service: FromService) -> Sequence[views.ProjectionView]:
+async def drop_instances(
+    name: FromPath[str], service: FromService, reader: FromReader
+) -> Sequence[views.ProjectionView]:
     """Drop the instances that do not serve: those that are kept, and the one that is being built."""
-    await service.projection_admin.drop(name)
+    await service.projection_admin.drop(name, reader)
     return [view for view in await service.projection_admin.projections() if view.name == name]
 
 

@@ -63,7 +63,7 @@ async def show_seal(number: NumberPath, service: FromService) -> WholeSeal:
 @post("/v1/threads/{thread_id:str}/verify", status_code=HTTPStatus.OK, tags=["audit"], responses=THREAD_READ_PROBLEMS)
 async def verify_thread(thread: FromThread, service: FromService, reader: FromReader) -> VerificationReport:
     """Check every hash, version and payload of a thread, and its head."""
-    return await service.audit.verify_thread(thread, reader.tenant)
+    return await service.audit.verify_thread(thread, reader, reader.tenant)
 
 
 @post(
@@ -72,6 +72,6 @@ async def verify_thread(thread: FromThread, service: FromService, reader: FromRe
     tags=["audit"],
     responses=problems(HTTPStatus.CONFLICT),
 )
-async def verify_log(service: FromService) -> VerificationReport:
+async def verify_log(service: FromService, reader: FromReader) -> VerificationReport:
     """Check the whole log and its seals. It reads everything, so a process does one at a time; otherwise 409."""
-    return await service.audit.verify()
+    return await service.audit.verify(reader)

@@ -1,11 +1,15 @@
-"""The access log: which client was shown what of which threads. An access is recorded before anything is shown."""
+"""The access log: which client was shown what of which threads, and what operators did.
+
+An access is recorded before anything is shown or done.
+"""
 
 from collections.abc import Iterable
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta
 
-from api.http.caller import Caller
+from api.http.caller import Caller, printable
 from api.http.cursors import Zoned, decode_place, encode_cursor
 from api.runtime.composition import Runtime
 from api.schemas.access_log import AccessView
@@ -15,11 +19,16 @@ from domain.errors import InvalidInput
 from domain.ids import Tenant, ThreadId
 from domain.ports.access_log import Access, AccessCursor, AccessFilter, What
 
+MAX_REQUEST_CHARACTERS = 1_000
+"""Characters of a request with its details that are recorded."""
+
+Operation: TypeAlias = Literal["import", "migrate", "seal", "verify", "rebuild", "rollback", "drop", "retry", "skip"]
+
 AccessNumber = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class AccessLogService:
-    """Records accesses, unless AUDIT_READS is off, and lists them.
+    """Records accesses and operations, and lists them. AUDIT_READS turns off the record of accesses.
 
     Every query that shows what is in threads awaits one of the `record_` methods before it returns. They raise
     `StoreUnavailable` if the access cannot be recorded, so that nothing is shown then.
@@ -55,6 +64,23 @@ class AccessLogService:
         """Record that the whole log is shown."""
         await self._record(caller, what, ())
 
+    async def record_list(self, caller: Caller, what: What, threads: Iterable[ThreadId]) -> None:
+        """Record that these threads are listed. An empty list is recorded too: it answers a question."""
+        if self._on:
+            await self._record(caller, what, dict.fromkeys(threads))
+
+    async def record_operation(
+        self, caller: Caller, what: Operation, thread_id: ThreadId | None = None, **details: object
+    ) -> None:
+        """Record what an operator is about to do, also if AUDIT_READS is off, which is about reads.
+
+        `details` are added to the request: what its body says. Operations that fail are recorded as well.
+        """
+        given = " ".join(f"{name}={value}" for name, value in details.items() if value is not None)
+        request = printable(" ".join(filter(None, (caller.request, given))), MAX_REQUEST_CHARACTERS)
+        threads = () if thread_id is None else (thread_id,)
+        await self._store(replace(caller, request=request), what, threads)
+
     async def page(self, tenant: Tenant, only: AccessFilter, cursor: str | None, limit: int) -> Page[AccessView]:
         """List accesses, the latest first. Raises `InvalidInput`."""
         if only.actor is not None and not only.actor.isprintable():
@@ -69,6 +95,9 @@ class AccessLogService:
 
     async def _record(self, caller: Caller, what: What, threads: Iterable[ThreadId]) -> None:
         if self._on:
-            who = (caller.actor, caller.client, caller.correlation)
-            access = Access(self._clock.now(), caller.tenant, what, caller.request, tuple(threads), *who)
-            await self._log.record(access)
+            await self._store(caller, what, threads)
+
+    async def _store(self, caller: Caller, what: What, threads: Iterable[ThreadId]) -> None:
+        who = (caller.actor, caller.client, caller.correlation)
+        access = Access(self._clock.now(), caller.tenant, what, caller.request, tuple(threads), *who)
+        await self._log.record(access)

@@ -3,8 +3,10 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
+from api.http.caller import Caller
 from api.runtime.composition import ALL_SLICES, Runtime
 from api.schemas.read_models import InstanceView, ParkedView, ProjectionView, instance_view
+from api.services.access_log import AccessLogService
 from domain.errors import UnknownProjection, UnknownThread
 from domain.ids import ThreadId, slice_of
 from domain.ports.read_models import GroupId, Instance
@@ -12,10 +14,14 @@ from projections.engine.projection import Projection
 
 
 class ProjectionAdmin:
-    """Lists, rebuilds, rolls back and drops projections, and retries parked threads."""
+    """Lists, rebuilds, rolls back and drops projections, and retries parked threads.
 
-    def __init__(self, runtime: Runtime) -> None:
+    What an operator does is recorded before it is done: see `AccessLogService`.
+    """
+
+    def __init__(self, runtime: Runtime, access_log: AccessLogService) -> None:
         """Work with what the composition root has joined."""
+        self._access_log = access_log
         self._runtime = runtime
         self._models = runtime.log.models
         self._projections: Mapping[str, Projection] = {p.name: p for p in runtime.runner.projections}
@@ -38,7 +44,7 @@ class ProjectionAdmin:
         found = await self._models.parked(list(instances), ALL_SLICES)
         return [ParkedView.of(instances[one.instance].projection, one) for one in found]
 
-    async def settle(self, name: str, thread_id: ThreadId, *, skip: bool) -> bool:
+    async def settle(self, name: str, thread_id: ThreadId, caller: Caller, *, skip: bool) -> bool:
         """Retry a parked thread, or skip the event that it was parked at. True if it is up to date after that.
 
         Raises `UnknownProjection`, `UnknownThread`, `NotRebuildable`.
@@ -49,25 +55,32 @@ class ProjectionAdmin:
         mine = [one for one in parked if one.thread_id == thread_id]
         if not mine:
             raise UnknownThread(thread_id)
+        await self._access_log.record_operation(caller, "skip" if skip else "retry", thread_id)
         foldable = [one for one in mine if one.instance in known] or mine  # those of older code cannot be folded again
         return all([await self._runtime.runner.retry(one, skip=skip) for one in foldable])
 
-    async def rebuild(self, names: Sequence[str], throttle: int | None) -> GroupId:
+    async def rebuild(self, names: Sequence[str], throttle: int | None, caller: Caller) -> GroupId:
         """Begin to rebuild projections while the old ones serve. Raises `UnknownProjection`, `NotRebuildable`."""
-        group = await self._models.rebuild([self._known(name).shape for name in dict.fromkeys(names)], throttle)
+        shapes = [self._known(name).shape for name in dict.fromkeys(names)]
+        details = {"projections": ",".join(shape.name for shape in shapes), "throttle": throttle}
+        await self._access_log.record_operation(caller, "rebuild", **details)
+        group = await self._models.rebuild(shapes, throttle)
         self._runtime.runner.wake()
         return group
 
-    async def roll_back(self, name: str) -> Instance:
+    async def roll_back(self, name: str, caller: Caller) -> Instance:
         """Let the instance that served before serve again. Raises `UnknownProjection`, `NotRebuildable`."""
-        return await self._runtime.runner.roll_back(self._known(name).name)
+        known = self._known(name)
+        await self._access_log.record_operation(caller, "rollback")
+        return await self._runtime.runner.roll_back(known.name)
 
-    async def drop(self, name: str) -> None:
+    async def drop(self, name: str, caller: Caller) -> None:
         """Drop the instances that do not serve; all of them, if this process does not know the projection.
 
         Raises `UnknownProjection`, `NotRebuildable`.
         """
         instances = await self._instances_of(name)
+        await self._access_log.record_operation(caller, "drop")
         forgotten = name not in self._projections
         for instance in instances:
             if forgotten or instance.status != "serving":

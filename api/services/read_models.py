@@ -138,7 +138,7 @@ class ReadModelQueries:
     async def threads(self, filters: Filters, cursor: str | None, limit: int, caller: Caller) -> Page[ThreadSummary]:
         """List threads. The access is recorded."""
         page = await self.matching(filters, cursor, limit, caller.tenant)
-        await self._access_log.record_threads(caller, "list", (ThreadId(one.thread_id) for one in page.items))
+        await self._access_log.record_list(caller, "list", (ThreadId(one.thread_id) for one in page.items))
         return page
 
     async def matching(self, filters: Filters, cursor: str | None, limit: int, tenant: Tenant) -> Page[ThreadSummary]:
@@ -187,7 +187,7 @@ class ReadModelQueries:
         after = decode_place(cursor, AFTER_TURN if filters.sort == "created_at" else AFTER_FIGURE, of)
         query = turn_list.listing(caller.tenant, filters, thread_id=thread_id, after=after, limit=limit)
         page = await self._page(query, of, turn_list.summary_of)
-        await self._access_log.record_threads(caller, "list", (ThreadId(one.thread_id) for one in page.items))
+        await self._access_log.record_list(caller, "list", (ThreadId(one.thread_id) for one in page.items))
         return page
 
     async def sums(self, name: str, tenant: Tenant, span: HourRange) -> Sums:

@@ -62,7 +62,10 @@ class Replays:
             named = list(dict.fromkeys(wanted))
             found = named[: limit or MAX_REPLAYED_THREADS]
             more = len(found) < len(named)
-        await self._access_log.record_threads_and_ancestors(caller, "replay", found)
+        if found:
+            await self._access_log.record_threads_and_ancestors(caller, "replay", found)
+        else:
+            await self._access_log.record_list(caller, "replay", ())
         services = self._runtime.turns.services
         replay = Replay(
             self._runtime.repository,

@@ -121,7 +121,7 @@ class Service:
         self.reading = ReadModelQueries(runtime, self.access_log)
         self.replays = Replays(runtime, self.access_log, self.reading)
         self.limits = TenantLimits(runtime, self.reading)
-        self.projection_admin = ProjectionAdmin(runtime)
+        self.projection_admin = ProjectionAdmin(runtime, self.access_log)
         self.send_buffer = SendBuffer()
 
     def agent(self, name: str) -> Agent:

@@ -14,7 +14,7 @@ from domain.application.audit.check_seals import SealsChecked, check_seal, check
 from domain.application.audit.proofs import Proof, prove
 from domain.application.audit.verify import Verified, verify_heads, verify_slices, verify_thread
 from domain.errors import UnknownSeal, UnknownThread, VerificationRuns
-from domain.ids import SLICES, Slice, Tenant, ThreadId
+from domain.ids import SLICES, START, Slice, Tenant, ThreadId
 from domain.log.seal import Seal
 
 CONCURRENT_CHECKS = 4
@@ -31,31 +31,44 @@ class Verification:
         self._seals = runtime.sealer.seals
         self._verifying = asyncio.Lock()
 
-    async def verify(self) -> VerificationReport:
+    async def verify(self, caller: Caller) -> VerificationReport:
         """Check the whole log and its seals. Raises `VerificationRuns` if this process is verifying already."""
         if self._verifying.locked():
             raise VerificationRuns
         async with self._verifying:
+            await self._access_log.record_operation(caller, "verify")
             started = time.monotonic()
-            log, seals = await self._verify_log(), await self.check()
+            log, seals = await self._verify_log(), await self._check()
             return _report(log, seals, SLICES, started)
 
-    async def verify_thread(self, thread_id: ThreadId, tenant: Tenant | None = None) -> VerificationReport:
+    async def verify_thread(
+        self, thread_id: ThreadId, caller: Caller, tenant: Tenant | None = None
+    ) -> VerificationReport:
         """Check one thread: its events and its head. Raises `UnknownThread`, also for another tenant's thread."""
         started = time.monotonic()
         row = await self._events.thread(thread_id)
         if row and tenant is not None and row.tenant != tenant:
             raise UnknownThread(thread_id)
-        checked = await verify_thread(self._events, thread_id)
-        if not checked.events and not checked.problems and row is None:
+        if row is None and not await self._events.read(thread_id, START, None, 1):
             raise UnknownThread(thread_id)
+        await self._access_log.record_operation(caller, "verify", thread_id)
+        checked = await verify_thread(self._events, thread_id)
         return _report(checked, SealsChecked(), 0, started)
 
-    async def check(self, number: int | None = None, trusted: Collection[bytes] = ()) -> SealsChecked:
+    async def make_seal(self, caller: Caller, *, new_key: bool) -> Seal | None:
+        """Seal the log, if there are events after the last seal. Raises `CannotSeal`."""
+        await self._access_log.record_operation(caller, "seal")
+        return await self._runtime.sealer.make(new_key=new_key)
+
+    async def check(self, caller: Caller, number: int | None = None, trusted: Collection[bytes] = ()) -> SealsChecked:
         """Check all seals and the log, or only the seal `number` and the log up to it. Raises `UnknownSeal`.
 
         Without `trusted` keys, SIGNING_KEY's is trusted; without that, any key.
         """
+        await self._access_log.record_operation(caller, "verify")
+        return await self._check(number, trusted)
+
+    async def _check(self, number: int | None = None, trusted: Collection[bytes] = ()) -> SealsChecked:
         sealer = self._runtime.sealer
         keys = trusted or ([sealer.signer.public_key] if sealer.signer else [])
         if number is None:

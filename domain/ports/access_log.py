@@ -22,19 +22,28 @@ What: TypeAlias = Literal[
     "feed",
     "replay",
     "export",
+    "import",
+    "migrate",
+    "seal",
+    "verify",
+    "rebuild",
+    "rollback",
+    "drop",
+    "retry",
+    "skip",
 ]
-"""What a caller read. An export reads the whole log and names no threads."""
+"""What a caller read, or what an operator did, from `import` on. An export reads the whole log and names no threads."""
 
 
 class Access(Struct, frozen=True):
-    """A caller read data of threads."""
+    """A caller read data of threads, or operated the log or its read models."""
 
     at: datetime
-    """In UTC, before the data was returned."""
+    """In UTC, before the data was returned or anything was done."""
     tenant: Tenant
     what: What
     request: str
-    """The exact request: a path with its parameters, or a command line."""
+    """The exact request: a path with its parameters, or a command line. For an operation over HTTP also its body's."""
     threads: tuple[ThreadId, ...]
     actor: str | None = None
     """The person, if the caller named one."""

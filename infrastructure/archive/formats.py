@@ -1,23 +1,29 @@
 """Rows as Parquet or as JSON lines. Equal rows in equal groups give equal bytes."""
 
-import io
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
-from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from msgspec.structs import astuple
 
 from infrastructure.archive.manifest import Format
+from infrastructure.archive.parquet_limits import BATCH_BYTES, rows_at_once, value_limit
 from infrastructure.archive.rows import CommandRow, EventRow, Row
 
 R = TypeVar("R", EventRow, CommandRow)
 
 BATCH_ROWS = 2_000
 """Rows that are read at a time."""
+
+MAX_LINE_BYTES = 32 << 20
+"""Bytes of a line of JSON: an event takes at most 2 MB, and an escape six bytes."""
+
+WRITE_BATCH_ROWS = 4
+"""Rows after which the writer looks whether a page is full, so that large rows make no page that is much larger."""
 
 INSTANT = pa.timestamp("us", tz="UTC")
 
@@ -52,6 +58,7 @@ class ParquetRows:
             sink,
             schema,
             compression="zstd",
+            write_batch_size=WRITE_BATCH_ROWS,
             use_dictionary=[name for name in DICTIONARY_COLUMNS if name in schema.names],
             write_statistics=[name for name in STATISTICS_COLUMNS if name in schema.names],
         )
@@ -85,23 +92,39 @@ WRITERS: Mapping[Format, type[ParquetRows | JsonRows]] = {"parquet": ParquetRows
 """Each format's class, for a sink and a kind of rows."""
 
 
-def read_rows(format_: Format, path: Path, kind: type[R]) -> Iterator[Sequence[R]]:
-    """Read a file in batches of at most `BATCH_ROWS` rows."""
-    return _parquet_rows(path, kind) if format_ == "parquet" else _json_rows(path, kind)
+def read_rows(format_: Format, file: BinaryIO, kind: type[R]) -> Iterator[Sequence[R]]:
+    """Read a file in batches of at most `BATCH_ROWS` rows, and of some megabytes. Raises `ValueError` and the like."""
+    return _parquet_rows(file, kind) if format_ == "parquet" else _json_rows(file, kind)
 
 
-def _parquet_rows(path: Path, kind: type[R]) -> Iterator[Sequence[R]]:
-    with pq.ParquetFile(path) as file:
+def _parquet_rows(opened: BinaryIO, kind: type[R]) -> Iterator[Sequence[R]]:
+    names = kind.__struct_fields__
+    rows = rows_at_once(opened, names, DICTIONARY_COLUMNS, BATCH_ROWS)
+    longest = value_limit(os.fstat(opened.fileno()).st_size)
+    opened.seek(0)
+    with pq.ParquetFile(opened) as file:
         if not file.schema_arrow.equals(SCHEMAS[kind]):  # nothing else checks the types of the columns
             raise ValueError("it has other columns")
-        for batch in file.iter_batches(BATCH_ROWS, columns=list(kind.__struct_fields__)):
-            columns = [batch.column(name).to_pylist() for name in kind.__struct_fields__]
+        for batch in file.iter_batches(rows, columns=list(names)):
+            columns = []
+            for name in names:
+                column = batch.column(name)
+                if column.type == pa.string() and (pc.max(pc.binary_length(column)).as_py() or 0) > longest:
+                    raise ValueError(f"a value of its column {name} has more than {longest:,} bytes")
+                columns.append(column.to_pylist())
             yield [kind(*values) for values in zip(*columns, strict=True)]
 
 
-def _json_rows(path: Path, kind: type[R]) -> Iterator[Sequence[R]]:
+def _json_rows(file: BinaryIO, kind: type[R]) -> Iterator[Sequence[R]]:
     decoder = msgspec.json.Decoder(kind)
-    with path.open("rb", buffering=io.DEFAULT_BUFFER_SIZE * 16) as file:
-        rows = map(decoder.decode, file)
-        while batch := list(islice(rows, BATCH_ROWS)):
+    batch: list[R] = []
+    size = 0
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        if len(line) > MAX_LINE_BYTES:
+            raise ValueError(f"a line has more than {MAX_LINE_BYTES:,} bytes")
+        batch.append(decoder.decode(line))
+        size += len(line)
+        if len(batch) == BATCH_ROWS or size > BATCH_BYTES:
             yield batch
+            batch, size = [], 0
+    yield batch

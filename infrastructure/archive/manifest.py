@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from domain.errors import BadExport
 from domain.ids import SLICES, Position
+from infrastructure.archive.files import create_file, open_file
 
 P = TypeVar("P")
 
@@ -18,6 +19,9 @@ LAYOUT = 1
 """The version of the files' layout and columns. Raise it when they change."""
 
 NAME = "manifest.json"
+MAX_BYTES = 64 << 20
+"""Bytes of a manifest: enough for 200,000 files."""
+
 UNFINISHED = ".new"
 """The suffix of a file that is not complete yet."""
 
@@ -82,6 +86,12 @@ class Manifest(Struct, frozen=True):
         return frozenset(file.path for file in self.files)
 
 
+class _Layout(Struct):
+    """What is read first, because the rest depends on it."""
+
+    layout: int
+
+
 def read_manifest(directory: Path) -> Manifest | None:
     """Read the manifest in a directory; None if there is none.
 
@@ -90,17 +100,20 @@ def read_manifest(directory: Path) -> Manifest | None:
     """
     path = directory / NAME
     try:
-        raw = path.read_bytes()
+        with open_file(directory, NAME) as file:
+            raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise BadExport(f"{path} cannot be read: {error.strerror}.") from error
+    if len(raw) > MAX_BYTES:
+        raise BadExport(f"{path} is not the manifest of an export: it has more than {MAX_BYTES:,} bytes.")
     try:
-        layout = msgspec.json.decode(raw, type=dict)["layout"]
+        layout = msgspec.json.decode(raw, type=_Layout).layout
         if layout != LAYOUT:
             raise BadExport(f"{path} is of layout {layout!r}; this version of Threadfold reads layout {LAYOUT}.")
         manifest = msgspec.json.decode(raw, type=Manifest)
-    except (msgspec.MsgspecError, KeyError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadExport(f"{path} is not the manifest of an export: {error}.") from error
     _check(manifest, path)
     return manifest
@@ -109,6 +122,7 @@ def read_manifest(directory: Path) -> Manifest | None:
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Replace the manifest atomically and durably."""
     unfinished = directory / (NAME + UNFINISHED)
+    create_file(unfinished)
     with unfinished.open("wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
         file.flush()

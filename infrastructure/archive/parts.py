@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from infrastructure.archive.files import create_file
 from infrastructure.archive.formats import WRITERS
 from infrastructure.archive.manifest import UNFINISHED, File, Format, P, sync_directory
 from infrastructure.archive.rows import Row, characters_of, folder_of
@@ -40,7 +41,7 @@ class Sink(io.RawIOBase):
         self._shown = path
         self._path = path.with_name(path.name + UNFINISHED)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_bytes(b"")
+        create_file(self._path)
         self._unwritten = bytearray()
         self.digest = hashlib.sha256()
         self.size = 0

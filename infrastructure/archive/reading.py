@@ -1,6 +1,7 @@
 """Reading the files of an export, to import them."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from domain.ids import Position
 from domain.log.hash_chain import Record
 from domain.ports.archive import StoredCommand
 from infrastructure.archive.directory import parts_in
+from infrastructure.archive.files import open_file
 from infrastructure.archive.formats import read_rows
 from infrastructure.archive.manifest import NAME, EventsFile, File, P, read_manifest
 from infrastructure.archive.rows import CommandRow, EventRow, command_of, folder_of, id_of, place_of, record_of
@@ -23,7 +25,7 @@ S = TypeVar("S")
 
 BLOCK_BYTES = 1 << 20
 
-UNREADABLE = (OSError, ValueError, OverflowError, msgspec.MsgspecError, pa.ArrowException, KeyError)
+UNREADABLE = (OSError, ValueError, OverflowError, msgspec.MsgspecError, pa.ArrowException, KeyError, RecursionError)
 """What reading a file raises if its content is invalid although its digest matches the manifest."""
 
 Progress = Callable[[int], None]
@@ -57,7 +59,9 @@ class ExportedFiles:
             path = self._directory / file.path
             digest, size = hashlib.sha256(), 0
             try:
-                with path.open("rb") as opened:
+                with open_file(self._directory, file.path) as opened:
+                    if os.fstat(opened.fileno()).st_size != file.bytes:
+                        raise BadExport(f"{path} is not as it was exported: its size differs from the manifest.")
                     while block := opened.read(BLOCK_BYTES):
                         digest.update(block)
                         size += len(block)
@@ -83,10 +87,11 @@ class ExportedFiles:
         first = last = None
         count = 0
         try:
-            for rows in filter(None, read_rows(self.manifest.format, path, kind)):
-                first, last = first or rows[0], rows[-1]
-                count += len(rows)
-                yield [convert(row) for row in rows]
+            with open_file(self._directory, file.path) as opened:
+                for rows in filter(None, read_rows(self.manifest.format, opened, kind)):
+                    first, last = first or rows[0], rows[-1]
+                    count += len(rows)
+                    yield [convert(row) for row in rows]
             if first is None or last is None or (count, name(first), name(last)) != (file.rows, file.first, file.last):
                 raise ValueError(f"its rows differ from the {file.rows} of the manifest")
         except UNREADABLE as error:

@@ -21,6 +21,11 @@ SHARED_COPIES = pathlib.Path("/var/lib/threadfold")
 SHORT_DIRECTORIES = pathlib.Path("/tmp")  # noqa: S108  checked for its owner and mode before each use
 
 
+PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "TMPDIR")
+"""Variables that PostgreSQL's programs inherit. None of the others: the server's account can read its environment, by
+`COPY FROM PROGRAM` too, and ours may hold keys and passwords."""
+
+
 class EmbeddedPostgresFailed(ThreadfoldError):
     """The embedded PostgreSQL did not start or stop."""
 
@@ -37,6 +42,12 @@ class Switch(TypedDict, total=False):
     user: int
     group: int
     extra_groups: list[int]
+
+
+def clean_environment() -> dict[str, str]:
+    """Return the environment of PostgreSQL's programs: what they need to be found and to run, and nothing else."""
+    passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    return passed_on | {"LC_ALL": "C", "TZ": "UTC"}
 
 
 def account_of(home: pathlib.Path, cluster: pathlib.Path) -> Switch:
@@ -107,7 +118,12 @@ def binaries(switch: Switch) -> pathlib.Path:
 def _can_execute(program: pathlib.Path, switch: Switch) -> bool:
     try:
         subprocess.run(  # noqa: S603  our own binary
-            [program, "--version"], check=True, cwd="/", stdout=subprocess.DEVNULL, **switch
+            [program, "--version"],
+            check=True,
+            cwd="/",
+            env=clean_environment(),
+            stdout=subprocess.DEVNULL,
+            **switch,
         )
     except PermissionError:
         return False

@@ -16,6 +16,8 @@ does not work for binaries: if the account cannot execute them, they are copied 
 
 **Access.** The server listens on no port, only on a socket in a directory of mode 0700 that belongs to the server's
 account. A user who can reach the socket could read the files as well, so there is no password.
+
+**Secrets.** The server gets a clean environment: with ours, its account could read LLM_API_KEY and SIGNING_KEY.
 """
 
 import asyncio
@@ -37,7 +39,15 @@ from urllib.parse import quote
 
 import asyncpg
 
-from infrastructure.embedded.account import EmbeddedPostgresFailed, Switch, account_of, binaries, give, socket_directory
+from infrastructure.embedded.account import (
+    EmbeddedPostgresFailed,
+    Switch,
+    account_of,
+    binaries,
+    clean_environment,
+    give,
+    socket_directory,
+)
 from infrastructure.embedded.memory import buffers, memory
 from infrastructure.postgres.failures import is_passing
 
@@ -247,13 +257,15 @@ class EmbeddedPostgres:
             self._spawn([*command, "-D", str(self._known_as(self._cluster))], self._cluster, log.fileno(), lock)
 
     def _spawn(self, command: list[str], cwd: pathlib.Path, output: int, *inherited: int) -> int:
-        """Run a program of PostgreSQL in a new session, so that Ctrl-C does not reach it. Returns its exit status."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        """Run a program of PostgreSQL in a new session, so that Ctrl-C does not reach it. Returns its exit status.
+
+        It gets a clean environment, without this process's keys and passwords.
+        """
         return subprocess.run(  # noqa: S603  our own binaries, our own arguments
             command,
             check=False,
             cwd=cwd,
-            env=environment | {"LC_ALL": "C", "TZ": "UTC"},
+            env=clean_environment(),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

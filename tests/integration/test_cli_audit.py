@@ -91,15 +91,34 @@ async def test_what_shows_nothing_of_a_thread_is_not_recorded(
     for arguments in (
         ["threads", "show", UNKNOWN],
         ["threads", "events", thread, "--after", "999"],
-        ["threads", "list", "--status", "running"],
         ["projections", "list"],
-        ["verify"],
         ["audit", "list"],
         ["audit", "reads"],
     ):
         await threadfold(*arguments, database_url=database_url)
     await threadfold("threads", "state", thread, database_url=database_url, audit_reads="false")
     assert await recorded(owner) == []
+
+
+async def test_what_an_operator_does_and_a_search_without_results_are_recorded(
+    thread: str, database_url: str, owner: asyncpg.Connection, tmp_path: Path
+) -> None:
+    for arguments in (
+        ["threads", "list", "--search", "unmentioned"],
+        ["verify"],
+        ["verify", thread],
+        ["seals", "make"],
+        ["projections", "drop", "usage"],
+        ["import", str(tmp_path)],
+    ):
+        await threadfold(*arguments, database_url=database_url, signing_key=new_key()[0])
+    assert [(read["what"], read["actor"], read["threads"]) for read in await recorded(owner)] == [
+        ("list", ME, []),
+        ("verify", ME, []),
+        ("verify", ME, [thread]),
+        ("seal", ME, []),
+        ("drop", ME, []),
+    ]
 
 
 async def test_what_was_done_is_listed_with_who_did_it(thread: str, database_url: str) -> None:

@@ -268,6 +268,25 @@ def test_neither_a_taken_port_nor_the_callers_variables_matter(
         server.stop()
 
 
+def test_the_server_and_its_programs_know_none_of_the_callers_secrets(
+    empty_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LLM_API_KEY", "SIGNING_KEY", "DATABASE_URL", "A_KEY_THAT_MODELS_TOML_NAMES"):
+        monkeypatch.setenv(name, "marker-secret")
+    server = EmbeddedPostgres.start(empty_dir)
+
+    ask(server.url(), "CREATE TABLE seen (line text)")
+    ask(server.url(), "COPY seen FROM PROGRAM 'env'")
+    names = ask(server.url(), "SELECT string_agg(line, ' ') FROM seen")
+    begun_with = (pathlib.Path("/proc") / str(postmaster_of(empty_dir)) / "environ").read_bytes()
+    server.stop()
+
+    assert isinstance(names, str)
+    assert "TZ=UTC" in names
+    assert "marker-secret" not in names
+    assert b"marker-secret" not in begun_with
+
+
 def test_only_the_servers_account_and_root_can_reach_the_socket(data_dir: pathlib.Path) -> None:
     server = EmbeddedPostgres.start(data_dir)
     directory = _socket_directory(server.url()).stat()

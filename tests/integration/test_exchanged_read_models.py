@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 
+from api.http.caller import Caller
 from api.runtime.composition import ALL_SLICES
 from domain.errors import NotRebuildable
 from domain.ids import Position, Slice, ThreadId, Version
@@ -139,7 +140,7 @@ async def replace_all(api: Api, group: GroupId) -> None:
     """Let what a group builds serve, and drop what served before."""
     assert await api.service.runtime.log.models.switch(group)
     for projection in PROJECTIONS:
-        await api.service.projection_admin.drop(projection.name)
+        await api.service.projection_admin.drop(projection.name, Caller())
     assert {one.id for one in await api.service.runtime.log.models.groups()} == {group}
 
 
@@ -196,7 +197,7 @@ async def test_what_is_dropped_while_it_is_listed_is_left_out(
 
     async def late() -> Sequence[ProjectionGroup]:
         monkeypatch.setattr(runtime.log.models, "groups", groups)
-        await api.service.projection_admin.drop("usage")
+        await api.service.projection_admin.drop("usage", Caller())
         return await groups()
 
     monkeypatch.setattr(runtime.log.models, "groups", late)

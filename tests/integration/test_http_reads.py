@@ -46,7 +46,6 @@ CONTENT: Mapping[str, tuple[str, str]] = {
 """What shows something of a thread, and what it is recorded as."""
 
 OTHERS = {
-    "/v1/threads?status=running",
     "/v1/threads/{thread}/messages?cursor={after_messages}",
     "/v1/threads/{thread}/events?cursor={after_events}",
     "/v1/feed?types=TurnRolledBack",
@@ -142,6 +141,67 @@ async def test_what_shows_nothing_of_a_thread_is_not_recorded(api: Api, thread: 
         )
         assert answer.status_code == 200, answer.text
     assert await reads(api) == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/threads?status=running", "/v1/threads?search=unmentioned", "/v1/turns?tool=unused"]
+)
+async def test_a_search_without_results_is_recorded(api: Api, thread: str, path: str) -> None:
+    answer = await api.get(path, headers=ADA)
+    assert answer.json()["items"] == []
+    (read,) = await reads(api)
+    assert (read["what"], read["actor"], read["request"], read["threads"]) == ("list", "ada", path, [])
+
+
+async def operations(api: Api) -> list[tuple[str, str, str, list[str]]]:
+    return [(one["what"], one["actor"], one["request"], one["threads"]) for one in await reads(api)]
+
+
+async def test_what_an_operator_does_is_recorded(api: Api, thread: str) -> None:
+    body = {"projections": ["usage", "tools"], "throttle": 100_000}
+    assert (await api.post("/v1/projections/rebuild", json=body, headers=ADA)).status_code == 202
+    assert (await api.post("/v1/projections/turns/rollback", headers=ADA)).status_code == 409
+    assert (await api.post("/v1/projections/turns/drop", headers=ADA)).status_code == 200
+    assert (await api.post("/v1/verify", headers=ADA)).status_code == 200
+    assert (await api.post(f"/v1/threads/{thread}/verify", headers=ADA)).status_code == 200
+    assert await operations(api) == [
+        ("verify", "ada", f"/v1/threads/{thread}/verify", [thread]),
+        ("verify", "ada", "/v1/verify", []),
+        ("drop", "ada", "/v1/projections/turns/drop", []),
+        ("rollback", "ada", "/v1/projections/turns/rollback", []),
+        ("rebuild", "ada", "/v1/projections/rebuild projections=usage,tools throttle=100000", []),
+    ]
+    assert [one["what"] for one in await reads(api, what="drop")] == ["drop"]
+
+
+@pytest.mark.parametrize("path", ["rebuild", "turns/rollback", "turns/drop", "verify"])
+async def test_nothing_is_operated_without_a_record(api: Api, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    async def fail(access: Access) -> None:
+        raise StoreUnavailable(f"{access.what} cannot be recorded")
+
+    monkeypatch.setattr(api.service.runtime.log.accesses, "record", fail)
+    before = (await api.get("/v1/projections")).json()
+    answer = await api.post(
+        "/v1/verify" if path == "verify" else f"/v1/projections/{path}",
+        json={"projections": ["usage"]} if path == "rebuild" else None,
+    )
+    assert answer.status_code == 503
+    names = [[one["instance"] for one in of["instances"]] for of in (await api.get("/v1/projections")).json()]
+    assert names == [[one["instance"] for one in of["instances"]] for of in before]
+
+
+async def test_an_operation_on_what_does_not_exist_is_not_recorded(api: Api, thread: str) -> None:
+    for path in ("projections/none/drop", "projections/none/rollback", f"threads/{uuid4()}/verify"):
+        assert (await api.post(f"/v1/{path}")).status_code == 404
+    assert (await api.post(f"/v1/projections/usage/parked/{thread}/skip")).status_code == 404
+    assert await reads(api) == []
+
+
+async def test_operations_are_recorded_without_the_record_of_reads(url: str) -> None:
+    async with running_api(database_url=url, audit_reads=False) as api:
+        assert (await api.get("/v1/threads?search=nothing")).status_code == 200
+        assert (await api.post("/v1/verify", headers=ADA)).status_code == 200
+        assert [one["what"] for one in await reads(api)] == ["verify"]
 
 
 async def test_of_every_path_it_is_known_whether_it_shows_content(api: Api) -> None:

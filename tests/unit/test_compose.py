@@ -13,6 +13,8 @@ from api.cli.supervise import STOP_LIMIT_S
 from infrastructure.settings import Settings, load_settings
 
 CHECKOUT = pathlib.Path(__file__).parents[2]
+PASSWORD = "${POSTGRES_PASSWORD:?is not set. Choose one in .env, see docker-compose.yml}"
+"""What makes Compose refuse to start without a password, with this reason."""
 FIELDS = {name.upper() for name in Settings.model_fields}
 
 
@@ -30,7 +32,7 @@ def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _default(value: str) -> str:
     """What Compose puts in for `${NAME:-default}` when NAME is unset."""
-    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value).replace(PASSWORD, "chosen")
 
 
 def test_the_example_lists_each_setting_once() -> None:
@@ -66,7 +68,7 @@ def test_the_apps_defaults_are_the_settings_own(compose: dict[str, Any], tmp_pat
     }
     file = tmp_path / ".env"
     file.write_text("\n".join(f"{name}={value}" for name, value in told.items()), encoding="utf-8")
-    assert load_settings(file).database_url == "postgresql://threadfold:threadfold@postgres:5432/threadfold"
+    assert load_settings(file).database_url == "postgresql://threadfold:chosen@postgres:5432/threadfold"
 
 
 def test_the_app_waits_for_a_healthy_database_of_the_same_name(compose: dict[str, Any]) -> None:
@@ -120,6 +122,24 @@ def test_the_image_copies_only_what_the_context_holds() -> None:
 
     assert copied == kept
     assert all((CHECKOUT / source).exists() for source in copied)
+
+
+def test_every_service_is_confined(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        assert service["read_only"] is True
+        assert "/tmp" in service["tmpfs"]
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert "privileged" not in service
+    assert {name for name, service in compose["services"].items() if "cap_add" in service} == {"postgres"}
+
+
+def test_there_is_no_default_password(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    assert services["postgres"]["environment"]["POSTGRES_PASSWORD"] == PASSWORD
+    assert PASSWORD in services["app"]["environment"]["DATABASE_URL"]
+    text = (CHECKOUT / "docker-compose.yml").read_text(encoding="utf-8")
+    assert "PASSWORD:-" not in text
 
 
 def test_the_image_does_not_run_as_root() -> None:
