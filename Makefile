@@ -35,6 +35,7 @@ chaos:
 	@.venv/bin/python -m tests.chaos errors --runs 104
 	@.venv/bin/python -m tests.chaos redis --runs 12
 	@.venv/bin/python -m tests.chaos clocks --runs 10
+	@.venv/bin/python -m tests.chaos hostile --runs 12
 	@.venv/bin/python -m tests.chaos rolling --runs 12
 	@REPLAY_EVERY=1 .venv/bin/python -m pytest tests/e2e/test_airline_replay.py
 	@EXACTLY_ONCE_ROUNDS=200 .venv/bin/python -m pytest tests/property/test_exactly_once.py

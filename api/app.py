@@ -12,7 +12,7 @@ from api.http.body_size import MAX_BODY_BYTES
 from api.http.guards import guard
 from api.http.json_body import JsonRequest
 from api.http.openapi import TightSchema
-from api.http.problems import problem_handlers
+from api.http.problems import decode_body, is_body, problem_handlers
 from api.routes import ROUTES
 from api.routes.dependencies import caller, reader, readiness, service, thread, turn
 from api.runtime.composition import Runtime, open_runtime
@@ -54,6 +54,7 @@ def create_app(settings: Settings, opened: Callable[[Runtime], None] = lambda _:
         ),
         request_class=JsonRequest,
         request_max_body_size=MAX_BODY_BYTES,
+        type_decoders=[(is_body, decode_body)],
         logging_config=None,
     )
     _resolve_dependencies_in_sequence(app)

@@ -11,10 +11,8 @@ from litestar.exceptions import HTTPException
 
 from api.http.problems import FieldProblem, problem
 from domain.errors import InvalidInput
-from domain.json import check_json
-
-MAX_DIGITS = 50
-"""Digits of an integer that are parsed: more than any valid integer has."""
+from domain.json import MAX_ITEMS, check_json
+from domain.json_scan import count_items, read_integer, too_many_items
 
 
 class JsonRequest(Request[Any, Any, Any]):
@@ -33,14 +31,35 @@ class JsonRequest(Request[Any, Any, Any]):
         if encoding.lower() != "identity":  # a compressed body would otherwise be reported as broken JSON
             why, status = f"{encoding} is not supported; send the body uncompressed", HTTPStatus.UNSUPPORTED_MEDIA_TYPE
             raise problem(status, status.phrase, why, FieldProblem("Content-Encoding", why))
-        body = await self.body()
-        try:
-            decoded = msgspec.json.decode(body)
-            # The fast decoder takes the last of two fields of one name. The caller may have meant the first.
-            _doubled.decode(body.decode())
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise _complaint(body, error) from error
-        return decoded
+        return read_json(await self.body())
+
+
+def read_json(body: bytes) -> Any:
+    """Parse a body. Raises `InvalidInput`: it has too many items, is no JSON, or has two fields of one name."""
+    counted = count_items(body, MAX_ITEMS)
+    if counted.items > MAX_ITEMS:
+        raise too_many_items("body")
+    try:
+        decoded = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _complaint(body, error) from error
+    # The decoder takes the last of two fields of one name. The caller may have meant the first.
+    if counted.fields and _count_fields(decoded) < counted.fields:
+        _doubled.decode(body.decode())
+    return decoded
+
+
+def _count_fields(value: Any) -> int:
+    """Count the fields of all objects in a value."""
+    found, todo = 0, [value]
+    while todo:
+        inner = todo.pop()
+        if isinstance(inner, dict):
+            found += len(inner)
+            todo.extend(inner.values())
+        elif isinstance(inner, list):
+            todo.extend(inner)
+    return found
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -56,15 +75,10 @@ _doubled = json.JSONDecoder(object_pairs_hook=_once, parse_int=str, parse_float=
 """Finds fields that are given twice; makes nothing of numbers."""
 
 
-def _integer(digits: str) -> int:
-    """Read an integer; one that is far too large becomes another such, for Python refuses to read 5,000 digits."""
-    return int(digits[:MAX_DIGITS])
-
-
 def _complaint(body: bytes, error: Exception) -> InvalidInput:
     """Look again, slowly, for what is wrong: the fast decoder does not say where."""
     try:
-        check_json(json.loads(body, parse_int=_integer), "body")
+        check_json(json.loads(body, parse_int=read_integer), "body")
     except UnicodeDecodeError as wrong:
         return InvalidInput("body", f"must be UTF-8; byte {wrong.start} is not")
     except json.JSONDecodeError as wrong:

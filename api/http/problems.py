@@ -11,6 +11,7 @@ from litestar.openapi import ResponseSpec
 from litestar.params import QueryParameter
 from litestar.plugins.problem_details import ProblemDetailsException
 from msgspec import Struct
+from pydantic import BaseModel, ValidationError
 
 from api.http.body_size import BODY_TOO_LARGE
 from domain import errors
@@ -137,6 +138,33 @@ def problem(status: int, title: str, detail: str, *wrong: FieldProblem) -> Probl
     )
 
 
+class BodyInvalid(ValidationException):
+    """A body that does not fit its model, with the first `MAX_FIELDS` of `count` errors.
+
+    The framework would build a message for every error: 480,000 of them take it 11 seconds.
+    """
+
+    def __init__(self, error: ValidationError) -> None:
+        """Take over what is needed of pydantic's error."""
+        self.count = error.error_count()
+        first = error.errors(include_url=False, include_context=False, include_input=False)[:MAX_FIELDS]
+        shown = [{"key": ".".join(map(str, one["loc"])), "message": one["msg"].split(" - ", 1)[0]} for one in first]
+        super().__init__("The body is not valid.", extra=shown)
+
+
+def decode_body(model: type[BaseModel], given: Any) -> BaseModel:
+    """Read a body that is parsed. Raises `BodyInvalid`."""
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise BodyInvalid(error) from error
+
+
+def is_body(kind: Any) -> bool:
+    """Return whether `decode_body` reads a type."""
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
 def problem_handlers() -> dict[int | type[Exception], Any]:
     """Return handlers that turn every error into a problem document."""
     return {
@@ -176,12 +204,13 @@ def _of_domain(error: ThreadfoldError, request: AnyRequest) -> ProblemDetailsExc
 
 def _of_validation(error: ValidationException, request: AnyRequest) -> ProblemDetailsException:
     given: list[Any] = error.extra if isinstance(error.extra, list) else []
-    wrong = [_one_of_validation(e, request) for e in given if isinstance(e, dict)]
+    count = error.count if isinstance(error, BodyInvalid) else len(given)
+    wrong = [_one_of_validation(e, request) for e in given[:MAX_FIELDS] if isinstance(e, dict)]
     detail = "; ".join(f"{one.field}: {one.message}" for one in wrong[:MAX_FIELDS_IN_DETAIL]) or error.detail
-    if len(wrong) > MAX_FIELDS_IN_DETAIL:
-        detail = f"{detail}; … and {len(wrong) - MAX_FIELDS_IN_DETAIL} more"
-    if len(wrong) > MAX_FIELDS:
-        wrong = [*wrong[:MAX_FIELDS], FieldProblem("body", f"… and {len(wrong) - MAX_FIELDS} more")]
+    if count > MAX_FIELDS_IN_DETAIL:
+        detail = f"{detail}; … and {count - MAX_FIELDS_IN_DETAIL} more"
+    if count > MAX_FIELDS:
+        wrong.append(FieldProblem("body", f"… and {count - MAX_FIELDS} more"))
     return problem(HTTPStatus.BAD_REQUEST, "Invalid input", detail, *wrong)
 
 

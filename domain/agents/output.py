@@ -18,7 +18,9 @@ from pydantic.errors import PydanticSchemaGenerationError
 
 from domain.agents.error_text import shortened
 from domain.agents.schema_check import DEFINITIONS
+from domain.errors import InvalidInput
 from domain.json import Json, JsonObject
+from domain.json_scan import check_items
 from domain.models.chat import AnswerInvalid, OutputFormat
 from domain.thread.codec import to_json
 
@@ -176,7 +178,8 @@ def _find_json(text: str) -> Json:
     spans = [text, fenced.group(1) if fenced else "", text[text.find("{") : text.rfind("}") + 1]]
     for span in spans:
         try:
+            check_items(span, "answer")
             return msgspec.json.decode(span)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeError, RecursionError, InvalidInput):
             continue
     return _NO_JSON

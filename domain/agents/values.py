@@ -41,7 +41,7 @@ def typed_values(model: ValuesModel | None, values: JsonObject) -> Any:
         try:
             return model.model_validate_json(to_json(values))
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             raise _invalid(".".join(map(str, first["loc"])), first["msg"]) from error
     try:
         return msgspec.convert(values, model)

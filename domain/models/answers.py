@@ -11,7 +11,17 @@ from typing import Literal, TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
-from domain.models.chat import AnswerCut, AnswerEmpty, AnswerFiltered, ChatAnswer, ChatMessage, ModelError, written_of
+from domain.models.chat import (
+    MAX_TOOL_CALLS,
+    AnswerCut,
+    AnswerEmpty,
+    AnswerFiltered,
+    AnswerTooLarge,
+    ChatAnswer,
+    ChatMessage,
+    ModelError,
+    written_of,
+)
 
 E = TypeVar("E", bound=ModelError)
 
@@ -37,8 +47,8 @@ _FINISH_REASONS: dict[End, str] = {
 }
 _ENDS = {name: end for end, names in _FINISH_REASONS.items() for name in names.split()}
 
-_REASONING = re.compile(r"\s*<(think|thinking|thought|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
-"""Reasoning at the beginning of an answer, up to its closing tag or the answer's end."""
+_REASONING = re.compile(r"\s*+<(think|thinking|thought|reasoning)>", re.IGNORECASE)
+"""What begins reasoning at the beginning of an answer. It goes up to its closing tag or the answer's end."""
 
 MAX_TEMPLATE_CHARACTERS = 1_000
 """Maximum characters of a text that is searched for control tokens of a chat template."""
@@ -64,10 +74,13 @@ def end_of(finish_reason: str) -> End:
 def is_blank(text: str) -> bool:
     """Return whether a text has nothing to read: it is white space, or reasoning without an answer."""
     thoughts = _REASONING.match(text)
-    said = text[thoughts.end() :] if thoughts else text
+    if thoughts:
+        ends = re.compile(f"</{thoughts[1]}>", re.IGNORECASE).search(text, thoughts.end())
+        text = text[ends.end() :] if ends else ""
+    said = text
     if len(said) <= MAX_TEMPLATE_CHARACTERS:
         said = _CONTROL_TOKENS.sub("", said)
-    return not any(unicodedata.category(character)[0] not in "ZC" for character in said)
+    return not any(unicodedata.category(character)[0] not in "ZC" for character in set(said))
 
 
 def check_answer(answer: ChatAnswer, *, again: bool = False) -> None:
@@ -77,7 +90,10 @@ def check_answer(answer: ChatAnswer, *, again: bool = False) -> None:
         AnswerCut: the endpoint reports that it broke the answer off.
         AnswerFiltered: the endpoint reports that it withheld the answer, or the rest of it.
         AnswerEmpty: the answer has neither text nor tool calls.
+        AnswerTooLarge: the answer has too many tool calls.
     """
+    if len(answer.tool_calls) > MAX_TOOL_CALLS:
+        raise _unusable(AnswerTooLarge, answer, f"The model's answer asks for more than {MAX_TOOL_CALLS} calls")
     end = end_of(answer.finish_reason)
     nothing = not answer.tool_calls and is_blank(answer.content or "")
     if end == "broken":

@@ -16,6 +16,9 @@ MESSAGE_OVERHEAD = 4
 CHARACTERS_PER_TOKEN = 3
 """Minimum characters of JSON in a token: estimates with it are rather too high."""
 
+MAX_TOOL_CALLS = 128
+"""Calls that one answer of a model may make: each has at least three events."""
+
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 
 

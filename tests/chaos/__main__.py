@@ -15,6 +15,8 @@ python -m tests.chaos errors --runs 104               each SQLSTATE, locks, cuts
                                                       while models are paid and tools must not be repeated
 python -m tests.chaos redis --runs 12                 Redis killed, frozen, emptied
 python -m tests.chaos clocks --runs 10                clocks hours ahead and behind, poison turns, budgets for the day
+python -m tests.chaos hostile --runs 12               requests and answers of models of hostile shapes and sizes, at a
+                                                      server that measures its memory, and what blocks its event loop
 python -m tests.chaos rolling --runs 12               deployments with different AGENTS; 20 restarts under a long turn
 
 Each seed is a run; `--seed N --runs 1` has the same one again (its draws; processes are as quick as they are). The exit
@@ -43,6 +45,7 @@ from tests.chaos import (
     containment,
     crashes,
     frozen,
+    hostile,
     inquiries,
     outages,
     postgres,
@@ -288,6 +291,21 @@ async def run_rolling(directory: Path, arguments: argparse.Namespace) -> bool:
     return _sum_up(reports, broken)
 
 
+async def run_hostile(directory: Path, arguments: argparse.Namespace) -> bool:
+    broken = Broken()
+
+    def tell(report: hostile.Report) -> str:
+        return f"{report.cases} cases, {report.slowest * 1000:.0f} ms, {report.largest:.0%} of the memory"
+
+    reports = await _some(directory, arguments, hostile.run, tell, broken, 1)
+    slowest, largest = (
+        max((getattr(report, name) for report in reports), default=0.0) for name in ("slowest", "largest")
+    )
+    say(f"{sum(r.cases for r in reports)} cases; the event loop was blocked for {slowest * 1000:.0f} ms at most")
+    say(f"the largest share of the memory that a case may take: {largest:.0%}")
+    return _sum_up(reports, broken)
+
+
 class Reported(Protocol):
     """What was seen in the run of a seed."""
 
@@ -339,6 +357,7 @@ RUNS: Mapping[str, Callable[[Path, argparse.Namespace], Coroutine[Any, Any, bool
     "errors": run_errors,
     "postgres": run_postgres,
     "frozen": run_frozen,
+    "hostile": run_hostile,
     "projections": run_projections,
     "redis": run_redis,
     "rolling": run_rolling,

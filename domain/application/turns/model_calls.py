@@ -234,9 +234,13 @@ class _Attempt:
     reserved: Reserved | None
     request: ChatRequest
     on_delta: OnDelta | None
-    streamed: str = field(init=False, default="")
-    """What the model has written so far."""
+    _pieces: list[str] = field(init=False, default_factory=list)
     duration_ms: int = field(init=False, default=0)
+
+    @property
+    def streamed(self) -> str:
+        """What the model has written so far."""
+        return "".join(self._pieces)
 
     async def ask(self, time_limit: float) -> ChatAnswer:
         """Return an answer that can be used; a call that fails or is cancelled is recorded. Raises `ModelError`."""
@@ -272,7 +276,7 @@ class _Attempt:
         return answer
 
     def _on_delta(self, text: str) -> None:
-        self.streamed += text
+        self._pieces.append(text)
         if self.on_delta is not None:
             self.on_delta(text)
 

@@ -16,6 +16,10 @@ MAX_LABEL_CHARS = 200
 """What is kept of a model's name, and of a finish reason."""
 
 
+MAX_REFUSAL_CHARS = 64 * 1024
+"""Characters of an error instead of an answer that are searched for what the endpoint refuses."""
+
+
 class AnswerBuilder:
     """Takes completions or chunks in their order; `build` returns the answer."""
 
@@ -74,9 +78,11 @@ class AnswerBuilder:
             raise self._failure(part.error)
         self.has_output = self.has_output or part.has_output
         self._thoughts.append(part.thoughts)
-        self._model = part.model if isinstance(part.model, str) and part.model else self._model
+        self._model = part.model[:MAX_LABEL_CHARS] if isinstance(part.model, str) and part.model else self._model
         choices = [choice for choice in part.choices or () if choice]
-        self._other_choices += filter(_is_another, choices)
+        for other in filter(_is_another, choices):
+            if not self._other_choices or other.index == self._other_choices[0].index:
+                self._other_choices.append(other)
         return "".join([self._add_choice(choice) for choice in choices if not _is_another(choice)])
 
     def close(self) -> None:
@@ -89,8 +95,7 @@ class AnswerBuilder:
         """Note that nothing follows, and return the text that was held back until now."""
         text = ""
         if not self._has_choice and self._other_choices:  # the endpoint numbers its only answer otherwise than 0
-            first = self._other_choices[0].index
-            text = "".join(self._add_choice(choice) for choice in self._other_choices if choice.index == first)
+            text = "".join(map(self._add_choice, self._other_choices))
         half = self._join(b"", final=True)
         self._text.append(half)
         return text + half
@@ -122,7 +127,7 @@ class AnswerBuilder:
     def _add_choice(self, choice: completion.Choice) -> str:
         self._has_choice = True
         if choice.finish_reason:
-            self._finish_reason = str(choice.finish_reason)
+            self._finish_reason = str(choice.finish_reason)[:MAX_LABEL_CHARS]
         whole = choice.delta is None
         message = (choice.message if whole else choice.delta) or {}
         self._extra.add(extra_of(message, MESSAGE_FIELDS))
@@ -143,7 +148,8 @@ class AnswerBuilder:
         self.accepted = self._has_choice or self.usage is not None  # else it is a refusal, though with status 200
         if status is None or self.has_output:
             return AnswerCut(f"The model's endpoint gave up: {said}")
-        self.refusal, self.accepted = (status, json.dumps(error)), False
+        words = json.dumps(error)
+        self.refusal, self.accepted = (status, words if len(words) <= MAX_REFUSAL_CHARS else said), False
         return failure_of(status, said)
 
 

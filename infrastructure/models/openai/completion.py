@@ -5,17 +5,25 @@ Servers differ in what they leave out, so nearly every field is optional here. `
 
 import json
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct, field
 
-from domain.json import JsonObject
-from domain.models.chat import AnswerMalformed, Usage
+from domain.errors import InvalidInput
+from domain.json import MAX_DEPTH, JsonObject
+from domain.json_scan import check_items, read_integer
+from domain.models.chat import AnswerMalformed, AnswerTooLarge, ModelError, Usage
 from infrastructure.models.openai.provider_data import CALL_FIELDS, extra_of
+
+E = TypeVar("E", bound=ModelError)
 
 _USAGE = re.compile(r'(?<!\\)"usage"\s*+:\s*+(?=\{)')
 """Where a usage begins. Within a JSON string its quotes would be escaped."""
+
+MAX_DOCUMENT_BYTES = 2 * 1024 * 1024
+"""Bytes of one JSON document: a whole answer, or one event of a streamed one."""
 
 MAX_USAGE_CHARS = 4_000
 
@@ -73,7 +81,7 @@ def read_completion(text: str | bytes) -> Completion:
     text within a character.
     """
     try:
-        data = json.loads(text)
+        data = _parsed(text)
         if (error := _error_in(data)) is not None:
             return Completion(usage=data.get("usage") if isinstance(data, dict) else None, error=error)
         completion = msgspec.convert(data, Completion)
@@ -82,12 +90,27 @@ def read_completion(text: str | bytes) -> Completion:
         written = (value for each in messages for key, value in each.items() if key not in {"role", "extra"})
         completion.has_output = any(written)
         completion.thoughts = _thoughts(messages)
+    except InvalidInput as error:
+        too_large = AnswerTooLarge(f"The model's answer is too large to be parsed: it {error.why}.")
+        raise _with_content(too_large, text) from error
     except (ValueError, RecursionError) as error:  # msgspec's and json's errors are ValueErrors
         malformed = AnswerMalformed(f"The model's answer is not a chat completion: {error}")
-        malformed.written = text if isinstance(text, str) else text.decode("utf-8", "replace")
-        malformed.usage = usage_within(malformed.written)
-        raise malformed from error
+        raise _with_content(malformed, text) from error
     return completion
+
+
+def _parsed(text: str | bytes) -> Any:
+    if len(text) > MAX_DOCUMENT_BYTES:
+        raise InvalidInput("answer", f"has more than {MAX_DOCUMENT_BYTES:,} bytes in one document")
+    check_items(text, "answer")
+    return json.loads(text, parse_int=read_integer)
+
+
+def _with_content(error: E, text: str | bytes) -> E:
+    """Note in an error what was written, and the usage in it: the answer was paid for."""
+    error.written = text if isinstance(text, str) else text.decode("utf-8", "replace")
+    error.usage = usage_within(error.written)
+    return error
 
 
 def _thoughts(messages: list[JsonObject]) -> str:
@@ -103,15 +126,28 @@ def _thoughts(messages: list[JsonObject]) -> str:
 
 def _texts_in(value: Any) -> str:
     """Return the text of reasoning: a text, or parts that have one."""
-    match value:
-        case str():
-            return value
-        case list():
-            return "".join(map(_texts_in, value))
-        case {"text": str(text)}:
-            return text
-        case _:
-            return ""
+    found = list[str]()
+    for part in _parts(value):
+        match part:
+            case str(text) | {"text": str(text)}:
+                found.append(text)
+    return "".join(found)
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """Yield the parts of lists within lists in their order. Their texts are joined once, not on every level.
+
+    Raises `RecursionError`.
+    """
+    todo = [(value, 0)]
+    while todo:
+        part, depth = todo.pop()
+        if depth > MAX_DEPTH:
+            raise RecursionError
+        if isinstance(part, list):
+            todo += [(inner, depth + 1) for inner in reversed(part)]
+        else:
+            yield part
 
 
 def _error_in(data: Any) -> Any:
@@ -160,19 +196,14 @@ def _as_text(given: Any) -> str:
 
 def text_of(content: Any) -> str:
     """Return the text of a content: a text, or a list of parts, of which the text parts count."""
-    match content:
-        case str():
-            return content
-        case list():
-            return "".join(map(text_of, content))
-        case {"type": "text" | "output_text", "text": str(text)}:
-            return text
-        case bool():
-            return ""
-        case int() | float():
-            return json.dumps(content)
-        case _:
-            return ""
+    found = list[str]()
+    for part in _parts(content):
+        match part:
+            case str(text) | {"type": "text" | "output_text", "text": str(text)}:
+                found.append(text)
+            case int() | float() if not isinstance(part, bool):
+                found.append(json.dumps(part))
+    return "".join(found)
 
 
 def read_usage(usage: Any) -> Usage | None:

@@ -56,6 +56,7 @@ class ExtraFields:
     def __init__(self) -> None:
         self._fields: JsonObject = {}
         self._size = 0
+        self._merge = _Merging()
 
     def add(self, fields: JsonObject) -> None:
         """Add the fields of a fragment. Fields that are too large already do not grow any more."""
@@ -67,7 +68,7 @@ class ExtraFields:
             if not self._fields:
                 self._fields = given
             elif self._size <= MAX_OPAQUE:
-                self._fields = _merged(self._fields, given)
+                self._merge.objects(self._fields, given)
         except RecursionError:
             self._size = MAX_OPAQUE + 1  # nested far deeper than anything that can be stored
 
@@ -95,39 +96,58 @@ class ExtraFields:
         return kept
 
 
-def _merged(before: Json, new: Json, name: str = "") -> Json:
-    """Merge a fragment with what came before: texts are concatenated, objects merged, of all else the last counts."""
-    match before, new:
-        case _, None:
-            return before
-        case str(), str() if name not in REPEATED_FIELDS:
-            return before if before == new and len(new) >= MIN_DUPLICATE_CHARS else before + new
-        case dict(), dict():
-            return {**before, **{key: _merged(before.get(key), value, key) for key, value in new.items()}}
-        case list(), list():
-            return _merged_lists(before, new)
-        case _:
-            return new
+class _Merging:
+    """Merges fragments into what came before, which it changes. The cost of a fragment is that of its own size."""
+
+    def __init__(self) -> None:
+        self._places: dict[int, tuple[list[Json], dict[str, int]]] = {}
+        """For each list, by its identity: the list, to keep it in memory, and where its entries with an index are."""
+
+    def merged(self, before: Json, new: Json, name: str = "") -> Json:
+        """Return both together: texts are concatenated, objects merged, of all else the last counts."""
+        match before, new:
+            case _, None:
+                return before
+            case str(), str() if name not in REPEATED_FIELDS:
+                return before if before == new and len(new) >= MIN_DUPLICATE_CHARS else before + new
+            case dict(), dict():
+                return self.objects(before, new)
+            case list(), list():
+                return self._lists(before, new)
+            case _:
+                return new
+
+    def objects(self, before: JsonObject, new: JsonObject) -> JsonObject:
+        """Merge a fragment into an object."""
+        for key, value in new.items():
+            before[key] = self.merged(before.get(key), value, key)
+        return before
+
+    def _lists(self, entries: list[Json], new: list[Json]) -> list[Json]:
+        """Merge each new entry of a list with the entry that it continues; append it if there is none.
+
+        It continues the last entry of its type and index; without an index, the very last entry if that has its type.
+        """
+        if id(entries) not in self._places:
+            self._places[id(entries)] = (entries, _places_of(entries, 0))
+        places = self._places[id(entries)][1]
+        begin = len(entries)
+        for entry in new:
+            if (key := _key(entry)) is not None:
+                place = places.get(key)
+            else:
+                place = begin - 1 if begin and _continues(entries[begin - 1], entry) else None
+            if place is None:
+                entries.append(entry)
+            else:
+                entries[place] = self.merged(entries[place], entry)
+        places |= _places_of(entries, begin)
+        return entries
 
 
-def _merged_lists(before: list[Json], new: list[Json]) -> list[Json]:
-    """Merge each new entry of a list with the entry that it continues; append it if there is none.
-
-    It continues the last entry of its type and index; without an index, the very last entry if that has its type.
-    """
-    entries = list(before)
-    last = len(before) - 1
-    by_key = {key: place for place, entry in enumerate(before) if (key := _key(entry)) is not None}
-    for entry in new:
-        if (key := _key(entry)) is not None:
-            place = by_key.get(key)
-        else:
-            place = last if last >= 0 and _continues(entries[last], entry) else None
-        if place is None:
-            entries.append(entry)
-        else:
-            entries[place] = _merged(entries[place], entry)
-    return entries
+def _places_of(entries: list[Json], begin: int) -> dict[str, int]:
+    """Return where the entries from `begin` on are that have an index."""
+    return {key: place for place, entry in enumerate(entries[begin:], begin) if (key := _key(entry)) is not None}
 
 
 def _key(entry: Json) -> str | None:

@@ -47,7 +47,7 @@ NOT_TAKEN = re.compile(
     | not\ (?:\w+\ )?(?:permitted|allowed|accepted|implemented|available|enabled|recogni[sz]ed|a\ valid)
     | forbidden | disallowed | deprecated | \bremoved\b | disabled | requires?\ -- | no\ endpoints\ found
     | cannot\ be\ (?:used|set|specified) | invalid\ (?:param|argument|field|request\ argument|option|key)
-    | must\ be\ (?:false|unset|omitted|null|verified) | \bonly\b.*\b(?:support|allow|accept)
+    | must\ be\ (?:false|unset|omitted|null|verified) | \bonly\b.{0,200}\b(?:support|allow|accept)
     """,
     re.IGNORECASE | re.VERBOSE,
 )
@@ -99,7 +99,7 @@ FOREIGN_CALLS = "calls of other models"
 
 _NAMED = re.compile(r"(?<!\w)name(?!\w)")
 _IN_MESSAGES = re.compile(r"message", re.IGNORECASE)
-_ONLY_OTHERS = re.compile(r"\bonly\b.*\bcan have\b", re.IGNORECASE)
+_ONLY_OTHERS = re.compile(r"\bonly\b.{0,200}\bcan have\b", re.IGNORECASE)
 
 _REMOVE = re.compile(r"\bremove\b", re.IGNORECASE)
 
@@ -108,12 +108,14 @@ _MISSING = re.compile(
 )
 _REASONING = re.compile(r"reasoning|thought|thinking", re.IGNORECASE)
 
-_SENTENCE = re.compile(r"[.;!?]\s+|\n+(?!\s)")
+_SENTENCE = re.compile(r"[.;!?]\s+|(?<!\n)\n++(?!\s)")
 _PREFIX = re.compile(r"\b(?:body|request)\.|\$\.", re.IGNORECASE)
 _ECHOES = frozenset({"input", "body", "request", "ctx"})
 """Fields in which endpoints repeat the request."""
 
 _MAX_STATEMENTS = 200
+_MAX_STATEMENT_CHARACTERS = 2_000
+_MAX_CHARACTERS = 20_000
 
 
 def rejected_field(body: str, sent: Sequence[str]) -> str | None:
@@ -121,7 +123,7 @@ def rejected_field(body: str, sent: Sequence[str]) -> str | None:
 
     About `response_format` it may also be `WITH_TOOLS`, or `SCHEMA` for the schema alone.
     """
-    statements = list(islice(_sentences(_parsed(body), 8), _MAX_STATEMENTS))
+    statements = list(_some(_sentences(_parsed(body), 8)))
     if "response_format" in sent and (refused := next(filter(None, (_of_output(s, sent) for s in statements)), None)):
         return refused
     rejected = (field for field in FIELDS if field in sent and any(_is_rejected(field, each) for each in statements))
@@ -164,7 +166,7 @@ def _sentences(found: Any, depth: int) -> Iterator[str]:
             inner = _parsed(found)
             yield from _SENTENCE.split(inner) if isinstance(inner, str) else _sentences(inner, depth - 1)
         case str():
-            yield from _SENTENCE.split(found)
+            yield from _SENTENCE.split(found[:_MAX_CHARACTERS])
         case list():
             for item in found:
                 yield from _sentences(item, depth - 1)
@@ -236,10 +238,17 @@ def refuses_foreign_calls(body: str, request: ChatRequest, origin: str, omitted:
 
 def _texts_with_places(body: str) -> Iterator[str]:
     """Yield the texts of a refusal. Where an error names a place outside its message, both are one text."""
-    try:
-        yield from _texts_within(json.loads(body))
-    except (ValueError, RecursionError):
-        yield body
+    yield from _some(_texts_within(_parsed(body)))
+
+
+def _some(statements: Iterator[str]) -> Iterator[str]:
+    """Return what is searched of the statements in a refusal: expressions may try each word with each later one."""
+    left = _MAX_CHARACTERS
+    for statement in islice(statements, _MAX_STATEMENTS):
+        yield statement[: min(_MAX_STATEMENT_CHARACTERS, left)]
+        left -= len(statement)
+        if left <= 0:
+            return
 
 
 def _texts_within(found: Any) -> Iterator[str]:

@@ -6,6 +6,8 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterator
 
+from domain.errors import InvalidInput
+from domain.json_scan import check_items
 from domain.models.chat import AnswerCut, AnswerMalformed, ModelError, OnDelta
 from infrastructure.models.openai.answer import AnswerBuilder
 from infrastructure.models.openai.completion import read_completion, usage_within
@@ -13,6 +15,12 @@ from infrastructure.models.openai.failures import quoted
 
 LINGER_S = 1.0
 """How long to wait, once an answer is complete or broken, for its usage, and for the end that frees the connection."""
+
+MAX_LINES = 20_000
+"""Lines of JSON that an answer may have."""
+
+PAUSE_EVERY = 64
+"""Events or lines after which other tasks run: one piece of a body may hold thousands."""
 
 _SSE_FIELDS = (b":", b"data", b"event", b"id", b"retry")
 """What a line of server-sent events begins with."""
@@ -32,15 +40,16 @@ async def read_answer(chunks: AsyncIterator[bytes], answer: AnswerBuilder, show:
         AnswerCut: it ends before it is complete, or the endpoint gives up.
         AnswerMalformed: it is no chat completion.
     """
-    start = b""
+    arrived = bytearray()
     async for chunk in chunks:
-        start += chunk
-        if start.strip(_BLANK):
+        arrived += chunk
+        if chunk.strip(_BLANK):
             break
+    start = bytes(arrived)
     begin = start.lstrip(_BLANK)
     match begin[:1]:
         case b"{" | b"[":
-            _read_json((await _whole(start, chunks, answer)).lstrip(_BLANK), answer, show)
+            await _read_json((await _whole(start, chunks, answer)).lstrip(_BLANK), answer, show)
         case b"<":
             answer.accepted = False  # a proxy's or a portal's: no model was asked
             why = "is not a chat completion but a web page. Check the endpoint's URL."
@@ -66,17 +75,21 @@ async def _whole(start: bytes, chunks: AsyncIterator[bytes], answer: AnswerBuild
     return body
 
 
-def _read_json(body: bytes, answer: AnswerBuilder, show: OnDelta) -> None:
+async def _read_json(body: bytes, answer: AnswerBuilder, show: OnDelta) -> None:
     """Read one JSON object, or lines that are one each."""
     try:
         completion = read_completion(body)
     except AnswerMalformed:
+        if body.count(b"\n") + body.count(b"\r") > MAX_LINES:
+            raise
         lines = body.splitlines()
         if len(lines) == 1 or not _is_json(lines[0]):
             raise
-        for line in lines:
+        for number, line in enumerate(lines, 1):
             if line.strip():
                 show(answer.add(read_completion(line)))
+            if number % PAUSE_EVERY == 0:
+                await asyncio.sleep(0)
         _end(answer, show)
         return
     show(answer.add(completion))
@@ -86,8 +99,9 @@ def _read_json(body: bytes, answer: AnswerBuilder, show: OnDelta) -> None:
 
 def _is_json(line: bytes) -> bool:
     try:
+        check_items(line, "line")
         json.loads(line)
-    except (ValueError, RecursionError):
+    except (InvalidInput, ValueError, RecursionError):
         return False
     return True
 
@@ -99,9 +113,11 @@ async def _read_events(start: bytes, chunks: AsyncIterator[bytes], answer: Answe
     now = asyncio.get_running_loop().time
     gives_up_at = 0.0
 
-    def take(events: list[str]) -> None:
+    async def take(events: list[str]) -> None:
         nonlocal failure, gives_up_at
-        for data in events:
+        for number, data in enumerate(events, 1):
+            if number % PAUSE_EVERY == 0:
+                await asyncio.sleep(0)
             if answer.done:
                 return
             if data.strip() == "[DONE]":
@@ -110,20 +126,18 @@ async def _read_events(start: bytes, chunks: AsyncIterator[bytes], answer: Answe
                 answer.usage = usage_within(data) or answer.usage
             elif data.strip() not in {"", "null"}:
                 try:
-                    text = answer.add(read_completion(data))
+                    show(answer.add(read_completion(data)))
                 except ModelError as error:
                     failure, gives_up_at = error, now() + LINGER_S
                     answer.broken = True
-                else:
-                    show(text)
 
-    take(parser.feed(start))
+    await take(parser.feed(start))
     while not (failure is not None and (answer.done or now() > gives_up_at)):
         chunk = await anext(chunks, None)
         if chunk is None:
-            take(parser.end())
+            await take(parser.end())
             break
-        take(parser.feed(chunk))
+        await take(parser.feed(chunk))
     if failure is not None:
         raise failure
     _end(answer, show)

@@ -15,6 +15,7 @@ from msgspec import Struct
 from domain.agents.error_text import shortened
 from domain.errors import InvalidInput
 from domain.json import JsonObject, check_json, storable_text
+from domain.json_scan import check_items, read_integer
 from domain.thread.size_limits import MAX_ARGUMENTS_CHARACTERS, check_json_size
 from infrastructure.models.openai.lenient_json import NotJsonError, read_values
 
@@ -23,6 +24,9 @@ MAX_WRITTEN = 16_384
 
 MAX_LENIENT_CHARS = 16_384
 """A longer text may deviate from JSON by control characters only: the lenient reader would take too long."""
+
+MAX_PARSED_CHARS = 6 * MAX_ARGUMENTS_CHARACTERS
+"""Characters of arguments that are parsed: an escape such as `\\u00e9` takes six of them for one."""
 
 MAX_FAULT = 400
 """Characters of a fault."""
@@ -63,6 +67,8 @@ def read_arguments(text: str, *, cut: bool = False) -> Arguments:
 
 def _object(text: str) -> tuple[JsonObject, bool]:
     """Return the object, and whether the text is its JSON."""
+    if len(text) > MAX_PARSED_CHARS:
+        raise InvalidInput("arguments", f"may take {MAX_PARSED_CHARS:,} characters as written, not {len(text):,}")
     with suppress(ValueError, RecursionError):
         value, strict = _read_json(text)
         if isinstance(value, dict):
@@ -73,8 +79,9 @@ def _object(text: str) -> tuple[JsonObject, bool]:
 def _read_json(text: str) -> tuple[Any, bool]:
     """Parse JSON whose strings may hold control characters. Say whether it is strict JSON, without any.
 
-    Raises a `ValueError`, such as for a key that is given twice, or a `RecursionError`.
+    Raises a `ValueError`, such as for a key that is given twice, a `RecursionError`, or `InvalidInput`: too many items.
     """
+    check_items(text, "arguments")
     try:
         return _STRICT.decode(text), True
     except ValueError:
@@ -92,8 +99,8 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
-_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)
-_LOOSE = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, strict=False)
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, parse_int=read_integer)
+_LOOSE = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, parse_int=read_integer, strict=False)
 
 
 def _read_leniently(text: str, levels: int) -> JsonObject:

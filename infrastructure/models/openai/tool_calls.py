@@ -10,25 +10,32 @@ from itertools import count
 
 from msgspec.structs import replace
 
-from domain.json import storable_text
-from domain.models.chat import AnswerTooLarge, ToolCall
+from domain.json import MAX_ITEMS, storable_text
+from domain.json_scan import count_items
+from domain.models.chat import MAX_TOOL_CALLS, AnswerTooLarge, ToolCall
 from domain.thread.codec import to_json
 from domain.thread.size_limits import MAX_FACTS, MAX_TEXT_BYTES
 from infrastructure.models.openai.completion import ToolCallPart
 from infrastructure.models.openai.provider_data import ExtraFields
 from infrastructure.models.openai.surrogates import join_surrogates
-from infrastructure.models.openai.tool_arguments import read_arguments
+from infrastructure.models.openai.tool_arguments import Arguments, read_arguments
 
-MAX_NAME_CHARS = 10_000
-"""What is kept of a name or an id. No tool's name has more than 64 characters."""
+MAX_NAME_CHARS = 200
+"""What is kept of a tool's name. No tool's name has more than 64 characters."""
 
-MAX_CALLS = 1_000
-"""Calls that one answer may make."""
+MAX_ID_CHARS = 10_000
+"""What is kept of an id: some gateways put a signature into it."""
+
+MAX_ALL_ID_CHARS = 128 * 1024
+"""Characters of the ids of all calls of an answer. The calls beyond that get ids of ours."""
 
 MAX_ALL_ARGUMENTS = MAX_FACTS - MAX_TEXT_BYTES
 """Characters of JSON that the arguments of all calls of an answer may take, to be stored together with its text."""
 
-_TOO_MUCH = f"The arguments of all calls of an answer may take {MAX_ALL_ARGUMENTS:,} characters. Send fewer at a time."
+_TOO_MUCH = (
+    f"The arguments of all calls of an answer may take {MAX_ALL_ARGUMENTS:,} characters and have {MAX_ITEMS:,} items. "
+    "Send fewer at a time."
+)
 
 _CUT_OFF = frozenset({"length", "max_tokens", "content_filter", "error"})
 """Finish reasons that the model did not choose."""
@@ -65,8 +72,8 @@ class ToolCalls:
         if call is None:
             call = _Call()
             self._calls.append(call)
-            if len(self._calls) > MAX_CALLS:
-                raise AnswerTooLarge(f"The model's answer asks for more than {MAX_CALLS:,} calls.")
+            if len(self._calls) > MAX_TOOL_CALLS:
+                raise AnswerTooLarge(f"The model's answer asks for more than {MAX_TOOL_CALLS:,} calls.")
         if part.index is not None:
             self._by_index[part.index] = call
         if part.label and not call.label:
@@ -81,11 +88,17 @@ class ToolCalls:
         taken = {call.label for call in self._calls}
         free_ids = (label for label in (f"call_{n}" for n in count(1)) if label not in taken)
         cut_off = finish_reason in _CUT_OFF
-        calls, size = list[ToolCall](), 0
+        calls, size, ids, written = list[ToolCall](), 0, 0, 0
         for part in self._calls:
-            call = part.build(free_ids, cut=cut_off and part is self._calls[-1])
+            ids += len(part.label)
+            written += part.items
+            too_much = written > MAX_ITEMS
+            label = part.label if ids <= MAX_ALL_ID_CHARS else ""
+            call = part.build(label, free_ids, cut=cut_off and part is self._calls[-1], unread=too_much)
             size += len(to_json(call.arguments))
-            calls.append(call if size <= MAX_ALL_ARGUMENTS else replace(call, arguments={}, fault=_TOO_MUCH))
+            if too_much or size > MAX_ALL_ARGUMENTS:
+                call = replace(call, arguments={}, fault=_TOO_MUCH)
+            calls.append(call)
         return tuple(calls)
 
     def _continued(self, part: ToolCallPart) -> "_Call | None":
@@ -127,19 +140,21 @@ class _Call:
             return True
         if not self._is_complete:
             return part.name != self.name and (bool(self._fragments) or part.index is None)
+        if not (part.label and self.label) or part.name != self.name:
+            return True
         brings = part.arguments.strip()
-        return not (part.label and self.label) or part.name != self.name or brings not in {"", self.text.strip()}
+        return bool(brings) and brings != self.text.strip()  # joins the text only if the fragment brings another
 
     def is_incomplete(self, name: str) -> bool:
         """Say whether this is a call of that name whose arguments have begun and not ended."""
         return name == self.name and bool(self._fragments) and not self._is_complete
 
     def add(self, part: ToolCallPart) -> None:
-        name, arguments = part.name, part.arguments
+        name, arguments = part.name[:MAX_NAME_CHARS], part.arguments
         again = bool(name) and name == self.name and len(arguments) == self._size
         repeats = again and arguments == self.text and self._is_complete
         self.extra.add(part.extra)
-        self.label = self.label or part.label
+        self.label = self.label or part.label[:MAX_ID_CHARS]
         if not self.name or (name != self.name and not self._fragments):
             self.name = (self.name + name)[:MAX_NAME_CHARS]
         if arguments and not repeats:
@@ -158,12 +173,21 @@ class _Call:
         self._pieces_read = len(self._fragments)
         return self._braces.are_closed
 
-    def build(self, free_ids: Iterator[str], *, cut: bool) -> ToolCall:
-        label = storable_text(self.label[:MAX_NAME_CHARS]) or next(free_ids)
-        read = read_arguments(join_surrogates(self.text), cut=cut)
+    @property
+    def items(self) -> int:
+        """The items of the arguments: a short text has few."""
+        return count_items(self.text.encode(errors="surrogatepass"), MAX_ITEMS).items
+
+    def build(self, label: str, free_ids: Iterator[str], *, cut: bool, unread: bool) -> ToolCall:
+        """Make the call. `unread`: its arguments are not parsed."""
+        label = storable_text(label) or next(free_ids)
+        read = Arguments({}) if unread else read_arguments(join_surrogates(self.text), cut=cut)
         name = storable_text(join_surrogates(self.name))
         return ToolCall(label, name, read.values, read.written, read.fault, self.extra.build())
 
+
+MAX_SLOW_CHARS = 4_096
+"""Characters of a piece that are followed bracket by bracket."""
 
 _BRACKET_OR_QUOTE = re.compile(r"""["\\{}\[\]]""")
 
@@ -186,6 +210,9 @@ class Braces:
         """Read the next piece. Brackets within strings do not count."""
         if not piece:
             return
+        if len(piece) > MAX_SLOW_CHARS:
+            self._follow_long(piece)
+            return
         skipped = 0 if self._escaped else -1  # the position of a character that a backslash escapes
         self._escaped = False
         for found in _BRACKET_OR_QUOTE.finditer(piece):
@@ -202,3 +229,15 @@ class Braces:
                 case "}" | "]" if not self._in_string:
                     self._depth -= 1
         self._escaped = skipped == len(piece)
+
+    def _follow_long(self, piece: str) -> None:
+        """Read a long piece, by functions of the interpreter. A backslash counts as within a string."""
+        if self._escaped:
+            piece = piece[1:]
+        plain = piece.replace("\\\\", "")
+        self._escaped = plain.endswith("\\")
+        parts = plain.replace('\\"', "").split('"')
+        outside = "".join(parts[1 if self._in_string else 0 :: 2])
+        self._in_string ^= len(parts) % 2 == 0
+        self._begun = self._begun or "{" in outside
+        self._depth += sum(map(outside.count, "{[")) - sum(map(outside.count, "}]"))

@@ -12,6 +12,7 @@ from domain.errors import InvalidInput
 from domain.models.chat import AnswerCut, AnswerMalformed, AnswerTooLarge, ModelError, ModelUnreachable
 from infrastructure.models.hosts import is_loopback
 from infrastructure.models.openai.answer import AnswerBuilder
+from infrastructure.models.openai.bodies import pieces
 from infrastructure.models.openai.endpoints import TimeLimits, display_url
 from infrastructure.models.openai.failures import failure_of, quoted, server_words
 from infrastructure.models.openai.response import LINGER_S
@@ -100,7 +101,7 @@ class Transport:
         body = bytearray()
         try:
             async with asyncio.timeout(min(self.limits.silence, self.limits.connect)):
-                async for chunk in response.aiter_bytes():
+                async for chunk in pieces(response):
                     body += chunk
                     if len(body) > MAX_ERROR_BYTES:
                         break
@@ -119,7 +120,7 @@ class Transport:
             ModelUnreachable, AnswerCut, AnswerMalformed, AnswerTooLarge: the body did not arrive, or not whole.
         """
         size = 0
-        chunks = aiter(response.aiter_bytes())
+        chunks = pieces(response)
         loop = asyncio.get_running_loop()
         while True:
             patience = self._patience(answer, streamed=streamed)
