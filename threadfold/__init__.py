@@ -89,6 +89,7 @@ Errors:
 | `AnswerInvalid` | the `ModelError` of an answer that is not of the type `output`, also after a correction |
 | `BudgetExhausted` | too little of a budget is left for this model call; the turn ends |
 | `PromptTooLarge` | the instructions, tools and newest messages do not fit into the context window |
+| `MissingNode` | a decision or a retry is refused: no agent has the node where the turn stands; in tests of upgrades |
 | `WaitsForPerson` | the turn has to wait for an approval or an answer: do not catch it |
 | `InvalidGraph` | a graph cannot be built, or a branch chose a label that it does not have |
 | `InvalidInput` | a value cannot be stored, such as a message that is too long; names the field |
@@ -109,6 +110,7 @@ from domain.errors import (
     InvalidArguments,
     InvalidGraph,
     InvalidInput,
+    MissingNode,
     PromptTooLarge,
     Retry,
     ThreadfoldError,
@@ -161,6 +163,7 @@ __all__ = [
     "JsonObject",
     "Message",
     "MessageAppended",
+    "MissingNode",
     "ModelCalled",
     "ModelError",
     "Node",

@@ -62,8 +62,8 @@ class ProjectionAdmin:
     async def rebuild(self, names: Sequence[str], throttle: int | None, caller: Caller) -> GroupId:
         """Begin to rebuild projections while the old ones serve. Raises `UnknownProjection`, `NotRebuildable`."""
         shapes = [self._known(name).shape for name in dict.fromkeys(names)]
-        details = {"projections": ",".join(shape.name for shape in shapes), "throttle": throttle}
-        await self._access_log.record_operation(caller, "rebuild", **details)
+        listed = ",".join(shape.name for shape in shapes)
+        await self._access_log.record_operation(caller, "rebuild", projections=listed, throttle=throttle)
         group = await self._models.rebuild(shapes, throttle)
         self._runtime.runner.wake()
         return group

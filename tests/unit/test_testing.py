@@ -11,10 +11,13 @@ from threadfold import (
     Agent,
     Branch,
     Graph,
+    InvalidInput,
+    MissingNode,
     Node,
     NodeEvent,
     RetryPolicy,
     Running,
+    Strategy,
     ToolContext,
     TurnContext,
     assistant,
@@ -217,3 +220,161 @@ async def test_tools_see_the_subject_and_the_actor() -> None:
     script = Script(call("whose"), lambda prompt: prompt.last)
     talk = Conversation(assistant("owner", tools=[whose]), script, subject="anna", actor="ben")
     assert (await talk.say("whose?")).answer == "anna by ben"
+
+
+class TestNamedCrashPoints:
+    SCRIPT = (call("refund", order="A"), call("look_up", order="A-17"), call("refund", order="B"), "Done.")
+
+    @pytest.fixture
+    def sender(self) -> Agent:
+        @tool
+        async def refund(order: str) -> str:
+            """Refund an order."""
+            SENT.append(order)
+            return "refunded"
+
+        return assistant("sender", tools=[refund, look_up])
+
+    @pytest.mark.parametrize(
+        ("crash", "sent", "outcomes"),
+        [
+            ("before ToolStarted of refund", [], []),
+            ("before ToolStarted of refund #2", ["A"], ["succeeded", "succeeded"]),
+            ("after ToolStarted of refund #2", ["A"], ["succeeded", "succeeded"]),
+            ("before ToolSucceeded of refund #2", ["A", "B"], ["succeeded", "succeeded"]),
+            ("after ToolSucceeded #2", ["A"], ["succeeded", "succeeded"]),
+            ("after ToolRequested of refund #2", ["A"], ["succeeded", "succeeded"]),
+            ("after ToolSucceeded of look_up", ["A"], ["succeeded", "succeeded"]),
+            ("after NodeCompleted of execute_tool #2", ["A"], ["succeeded", "succeeded"]),
+            ("after NodeCompleted of finalize_turn", ["A", "B"], ["succeeded"] * 3),
+        ],
+    )
+    async def test_the_process_dies_there(
+        self, sender: Agent, crash: str, sent: Sequence[str], outcomes: Sequence[str]
+    ) -> None:
+        talk = Conversation(sender, Script(*self.SCRIPT))
+        turn = await talk.say("Two refunds", crash=crash)
+        assert turn.status in {"crashed", "completed"}
+        assert (SENT, [one.outcome for one in turn.tools if one.outcome]) == (sent, outcomes)
+
+    async def test_calls_of_an_earlier_process_have_their_names_and_numbers_begin_again(self) -> None:
+        talk = Conversation(desk, Script([call("look_up", order="A-17"), call("refund", order="A")], "Done."))
+        assert (await talk.say("Money back")).status == "waiting"
+        with pytest.raises(AssertionError, match=r"'after ToolSucceeded of refund #2'; its events are: .*"):
+            await talk.grant(crash="after ToolSucceeded of refund #2")
+        talk = Conversation(desk, Script([call("look_up", order="A-17"), call("refund", order="A")], "Done."))
+        await talk.say("Money back")
+        assert (await talk.grant(crash="after ToolSucceeded of refund")).status == "crashed"
+        assert (await talk.resume()).answer == "Done."
+
+    async def test_the_error_names_the_points_that_there_were(self) -> None:
+        talk = Conversation(desk, Script(call("look_up", order="A-17"), "Done."))
+        with pytest.raises(AssertionError, match="ToolStarted of look_up, ToolSucceeded of look_up, NodeCompleted of"):
+            await talk.say("Where?", crash="after ToolStarted of refund")
+
+    @pytest.mark.parametrize(
+        ("crash", "error"),
+        [
+            ("after ToolStarted of refund #0", "write 'before' or 'after'"),
+            ("after ToolStarted refund", "write 'before' or 'after'"),
+            ("after ToolStarted of ", "write 'before' or 'after'"),
+            ("after toolstarted", "write 'before' or 'after'"),
+            ("after StateUpdated of refund", "StateUpdated is not of a tool or a node; leave out 'of refund'"),
+        ],
+    )
+    async def test_a_point_that_cannot_be_is_refused(self, crash: str, error: str) -> None:
+        with pytest.raises(ValueError, match=error):
+            await Conversation(desk, Script("Hello.")).say("Hi", crash=crash)
+
+
+async def _ask(turn: TurnContext) -> Sequence[NodeEvent]:
+    return turn.request("refund", order="A")
+
+
+async def _pay(turn: TurnContext) -> Sequence[NodeEvent]:
+    await turn.run_tools()
+    return [turn.say(f"paid by version {turn.agent.version}")]
+
+
+def till(version: str, pays: str = "pay", *aliases: str, busy: Strategy = "reject") -> Agent:
+    nodes = [Node("ask", _ask), Node(pays, _pay, aliases=aliases)]
+    return Agent(Graph("till", "ask", nodes, {"ask": pays, pays: END}), tools=[refund], version=version, busy=busy)
+
+
+class TestUpgrades:
+    async def test_a_turn_keeps_its_version_while_it_is_deployed_and_the_next_one_has_the_new(self) -> None:
+        talk = Conversation(till("1"))
+        assert (await talk.say("Money back")).status == "waiting"
+        talk.deploy(till("1"), till("2", "settle"))
+        assert (await talk.grant()).answer == "paid by version 1"
+        await talk.say("And again")
+        assert (await talk.grant()).answer == "paid by version 2"
+
+    async def test_a_crashed_turn_keeps_its_version_too(self) -> None:
+        talk = Conversation(till("1"))
+        assert (await talk.say("Money back", crash="after NodeCompleted of ask")).status == "crashed"
+        talk.deploy(till("1"), till("2", "settle"))
+        assert (await talk.resume()).status == "waiting"
+        assert (await talk.grant()).answer == "paid by version 1"
+
+    async def test_without_its_version_a_turn_follows_the_alias(self) -> None:
+        talk = Conversation(till("1"))
+        await talk.say("Money back")
+        talk.deploy(till("2", "settle", "pay"))
+        assert (await talk.grant()).answer == "paid by version 2"
+
+    async def test_a_forgotten_alias_refuses_the_decision_as_the_server_does(self) -> None:
+        talk = Conversation(till("1"))
+        await talk.say("Money back")
+        talk.deploy(till("2", "settle"))
+        with pytest.raises(MissingNode, match=r"the node 'pay', which the agent 'till'.*aliases="):
+            await talk.grant()
+        talk.deploy(till("3", "settle", "pay"))
+        assert (await talk.grant()).answer == "paid by version 3"
+
+    async def test_granted_work_at_a_missing_node_is_stuck_until_a_version_has_the_node(self) -> None:
+        talk = Conversation(till("1"))
+        await talk.say("Money back")
+        await talk.grant(crash="before ToolStarted of refund")
+        talk.deploy(till("2", "settle"))
+        turn = await talk.resume()
+        assert (turn.status, SENT) == ("stuck", [])
+        assert "aliases=('pay',)" in (turn.detail or "")
+        talk.deploy(till("2", "settle", "pay"))
+        assert (await talk.resume()).answer == "paid by version 2"
+        assert SENT == ["A 1"]
+
+    async def test_a_turn_without_work_to_lose_fails_and_a_retry_goes_on_with_an_alias(self) -> None:
+        talk = Conversation(till("1"))
+        await talk.say("Money back", crash="after NodeCompleted of ask")
+        talk.deploy(till("2", "settle"))
+        turn = await talk.resume()
+        assert (turn.status, turn.reason) == ("failed", "graph_changed")
+        with pytest.raises(MissingNode):
+            await talk.retry()
+        talk.deploy(till("3", "settle", "pay"))
+        assert (await talk.retry()).answer == "paid by version 3"
+
+    async def test_a_queued_message_keeps_the_version_of_its_arrival(self) -> None:
+        talk = Conversation(till("1", busy="enqueue"))
+        await talk.say("Money back")
+        await talk.say("And for B")
+        talk.deploy(till("1"), till("2", "settle"))
+        assert (await talk.grant()).status == "waiting"
+        assert (await talk.grant()).answer == "paid by version 1"
+        assert len(SENT) == 2
+
+    async def test_what_cannot_be_deployed_is_refused(self) -> None:
+        talk = Conversation(till("1"))
+        with pytest.raises(ValueError, match="name at least one agent"):
+            talk.deploy()
+        with pytest.raises(ValueError, match="the conversation is with the agent 'till', not with 'desk'"):
+            talk.deploy(till("2"), desk)
+
+
+async def test_arguments_that_do_not_fit_are_refused_as_by_the_server() -> None:
+    talk = Conversation(desk, Script(call("refund", order="A-17"), "Done."))
+    await talk.say("Money back")
+    with pytest.raises(InvalidInput, match="amount"):
+        await talk.grant(amount="much")
+    assert (await talk.grant(amount=2)).answer == "Done."

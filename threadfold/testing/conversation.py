@@ -1,5 +1,6 @@
 """A conversation with an agent in a test: the real runtime, on stores in memory."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace as replace_fields
 from datetime import UTC, datetime
@@ -9,13 +10,14 @@ from uuid import uuid4
 from msgspec.structs import replace
 
 from domain.agents.agent import Agent
-from domain.agents.graph import Graph, Subgraph
+from domain.agents.graph import Graph, Subgraph, alias_advice
+from domain.agents.registry import Agents
 from domain.application.budget.null import null_budget
 from domain.application.command_handler import CommandRequest, execute
 from domain.application.replay.replay import FREE
 from domain.application.streaming.broadcast import Broadcast
 from domain.application.thread_repository import LoadedThread, ThreadRepository
-from domain.application.turns.check_input import opening_values
+from domain.application.turns.check_input import check_decision, opening_values
 from domain.application.turns.model_registry import ModelRegistry
 from domain.application.turns.prompt_parts import PromptParts
 from domain.application.turns.runner import TurnRunner
@@ -26,11 +28,12 @@ from domain.json import Json, JsonObject
 from domain.ports.log import Append
 from domain.thread import commands
 from domain.thread.codec import Metadata, Recorded
-from domain.thread.events import EVENTS, Event, TurnStarted
-from domain.thread.state import Running, Thread, Unopened
+from domain.thread.events import Event, TurnStarted
+from domain.thread.state import Running, State, Thread, Unopened
 from infrastructure.memory.event_store import MemoryEventStore
 from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.memory.texts import MemoryTextStore
+from threadfold.testing.crash import CrashPoint
 from threadfold.testing.results import Pending, TurnResult, pending_in, result_of
 from threadfold.testing.script import Script
 
@@ -56,23 +59,39 @@ class Conversation:
     ) -> None:
         self.script = script or Script()
         self.thread_id = ThreadId(uuid4())
-        self._agent, self._window = _without_delays(agent), window
-        self._opening = commands.OpenThread(agent.name, opening_values(agent, values or {}), subject)
+        self._name, self._window, self._values, self._subject = agent.name, window, values or {}, subject
         self._metadata = Metadata(actor=actor)
         self._store, self._texts = MemoryEventStore(), MemoryTextStore()
+        self.deploy(agent)
+        opening_values(agent, self._values)
+
+    def deploy(self, *agents: Agent) -> None:
+        """Let the processes from now on have these versions of the agent, as `AGENTS` lists them: the last one is new.
+
+        What waits, runs or crashed goes on by the same rules as after a deployment: with its own version if it is among
+        them, else with the last one, at the node of the same name or alias.
+        """
+        if not agents:
+            raise ValueError("deploy: name at least one agent")
+        if other := next((agent.name for agent in agents if agent.name != self._name), None):
+            raise ValueError(f"deploy: the conversation is with the agent {self._name!r}, not with {other!r}")
+        self._agents = Agents.listed(map(_without_delays, agents))
         self._start_process("")
 
     async def say(self, text: str, *, crash: str = "") -> TurnResult:
         """Send a message, and run its turn until it ends or waits.
 
         `crash` kills the process at a point such as "after ToolStarted" or "before ToolSucceeded": an event of that
-        type has just been stored, or is about to be. `resume` then goes on in another process.
+        type has just been stored, or is about to be. "before ToolStarted of refund #2" names the tool or node, and
+        counts such events from this call of the method on. `resume` then goes on in another process.
         """
         self._start_process(crash)
-        graph = self._agent.graph
-        start = commands.StartTurn(TurnId(uuid4()), text, len(text.split()), graph.first, graph.fingerprint)
-        opened = not isinstance((await self._load()).state, Unopened)
-        opening = () if opened else (self._opening,)
+        agent, opening = self._agents[self._name], list[commands.Command]()
+        if isinstance((await self._load()).state, Unopened):
+            opening = [commands.OpenThread(self._name, opening_values(agent, self._values), self._subject)]
+        entry = (agent.graph.first, agent.graph.fingerprint, agent.busy)
+        words = len(text.split())
+        start = commands.StartTurn(TurnId(uuid4()), text, words, *entry, agent_version=agent.version)
         return await self._go_on(*opening, start)
 
     async def grant(self, *, crash: str = "", **arguments: Json) -> TurnResult:
@@ -110,9 +129,11 @@ class Conversation:
         self._start_process("")
         state = (await self._load()).state
         last = None if isinstance(state, Unopened) else state.thread.last_turn
-        if last is None:
+        if isinstance(state, Unopened) or last is None:
             raise AssertionError("There is no turn to retry.")
-        again = commands.RetryTurn(TurnId(last.turn_id), TurnId(uuid4()), self._agent.graph.fingerprint)
+        agent, node = self._agents.to_retry(self._agents[self._name], state, TurnId(last.turn_id))
+        turns = (TurnId(last.turn_id), TurnId(uuid4()))
+        again = commands.RetryTurn(*turns, agent.graph.fingerprint, node=node, agent_version=agent.version)
         return await self._go_on(again)
 
     async def pending(self) -> list[Pending]:
@@ -132,7 +153,7 @@ class Conversation:
 
     def _start_process(self, crash: str) -> None:
         """Begin as another process does: with the log, and nothing in memory."""
-        self._process = _Process(self._store, crash)
+        self._process = _Process(self._store, CrashPoint(crash) if crash else None)
         clock, counter = _Clock(), _Words()
         self._repository = ThreadRepository(self._store, MemorySnapshotStore(), clock, fingerprint="test")
         repository = ThreadRepository(self._process, MemorySnapshotStore(), clock, fingerprint="test")
@@ -145,7 +166,7 @@ class Conversation:
             null_budget(repository, clock, FREE),
             PromptParts(counter, self._texts),
         )
-        self._runner = TurnRunner(services, {self._agent.name: self._agent})
+        self._runner = TurnRunner(services, self._agents)
 
     async def _load(self) -> LoadedThread:
         return await self._repository.load(self.thread_id)
@@ -160,8 +181,13 @@ class Conversation:
             raise AssertionError(f"Nothing waits for this; the turn waits for: {', '.join(waits) or 'nothing'}")
         return found[0]
 
-    async def _decide(self, command: commands.Command, crash: str) -> TurnResult:
+    async def _decide(self, command: commands.DecideApproval | commands.AnswerQuestion, crash: str) -> TurnResult:
+        """Decide as the server does, which refuses what would be lost."""
         self._start_process(crash)
+        state = (await self._load()).state
+        self._agents.check_node(state)
+        if isinstance(command, commands.DecideApproval):
+            check_decision(command, state, self._agents)
         return await self._go_on(command)
 
     async def _go_on(self, *more: commands.Command) -> TurnResult:
@@ -170,40 +196,60 @@ class Conversation:
         if more:
             await execute(self._repository, CommandRequest(self.thread_id, lambda _: more, self._metadata))
         loaded = await self._load()
+        self._process.learn(await self._recorded())
         with suppress(LeaseLost):
-            if isinstance(loaded.state, Running) and isinstance(before, Running) and not loaded.state.waiting:
-                turn = loaded.state.turn
-                resume = commands.ResumeTurn(TurnId(turn.turn_id), turn.run, "test", self._agent.graph.fingerprint)
-                resuming = CommandRequest(self.thread_id, lambda _: (resume,))
-                loaded = (await execute(self._runner.services.repository, resuming)).loaded
-            await self._runner.run(loaded, self._metadata)
+            if self._stuck_at(loaded.state) is None:
+                await self._run(loaded, before)
         self.script.check()
-        if self._process.crash and not self._process.crashed:
-            kinds = ", ".join(type(event).__name__ for event in await self.events())
-            raise AssertionError(f"The turn did not reach {self._process.crash!r}; its events are: {kinds}")
+        if (point := self._process.point) and not self._process.crashed:
+            kinds = ", ".join(self._process.learn(await self._recorded()))
+            raise AssertionError(f"The turn did not reach {point.text!r}; its events are: {kinds}")
         return await self._result()
 
+    async def _run(self, loaded: LoadedThread, before: State) -> None:
+        """Run the turn in progress, and then the turns of queued messages."""
+        if isinstance(loaded.state, Running) and isinstance(before, Running) and not loaded.state.waiting:
+            turn, agent = loaded.state.turn, self._agents.running(loaded.state) or self._agents[self._name]
+            resume = commands.ResumeTurn(TurnId(turn.turn_id), turn.run, "test", agent.graph.fingerprint)
+            resuming = CommandRequest(self.thread_id, lambda _: (resume,))
+            loaded = (await execute(self._runner.services.repository, resuming)).loaded
+        while isinstance(loaded.state, Running):
+            turn_id = loaded.state.turn.turn_id
+            loaded = await self._runner.run(loaded, self._metadata)
+            if isinstance(loaded.state, Running) and loaded.state.turn.turn_id == turn_id:
+                return
+
+    def _stuck_at(self, state: State) -> str | None:
+        """Return the missing node at which a worker would leave the turn as it is, to lose none of its work."""
+        if not isinstance(state, Running) or state.turn.waits or not state.turn.has_open_work:
+            return None
+        agent = self._agents.running(state)
+        return state.turn.node if agent and agent.graph.find(state.turn.node) is None else None
+
     async def _result(self) -> TurnResult:
-        recorded = await self._recorded()
+        recorded, state = await self._recorded(), (await self._load()).state
         begun = max(i for i, one in enumerate(recorded) if isinstance(one.event, TurnStarted))
-        return result_of(recorded[begun:], (await self._load()).state, crashed=self._process.crashed)
+        result = result_of(recorded[begun:], state, crashed=self._process.crashed)
+        node = self._stuck_at(state) if result.status == "stuck" else None
+        if node is None:
+            return result
+        return replace(result, detail=f"No agent here has the node {node!r}. {alias_advice(node)}.")
 
 
 class _Process:
     """An `EventStore` whose process dies at a point: from then on, another one has its lease."""
 
-    def __init__(self, store: MemoryEventStore, crash: str) -> None:
-        when, _, kind = crash.partition(" ")
-        known = {event.__name__ for event in EVENTS}
-        if crash and (when not in {"before", "after"} or kind not in known):
-            raise ValueError(f"crash={crash!r}: write 'before' or 'after' and a type of event, as 'after ToolStarted'")
-        self._store, self._when, self._kind = store, when, kind
-        self.crash, self.crashed = crash, False
+    def __init__(self, store: MemoryEventStore, point: CrashPoint | None) -> None:
+        self._store, self.point, self.crashed = store, point, False
+
+    def learn(self, recorded: Sequence[Recorded]) -> Sequence[str]:
+        """Tell the point what is stored; returns what its error shows of that."""
+        return self.point.learn((one.version, one.event) for one in recorded) if self.point else ()
 
     async def append(self, append: Append) -> Position:
         """Append, unless the process has died."""
-        reached = bool(self.crash) and any(record.type == self._kind for record in append.records)
-        if self.crashed or (reached and self._when == "before"):
+        reached = self.point is not None and self.point.reached(append)
+        if self.crashed or (reached and self.point and self.point.is_before):
             self.crashed = True
             raise LeaseLost
         position = await self._store.append(append)

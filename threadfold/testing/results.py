@@ -48,8 +48,8 @@ class Pending(Struct, frozen=True):
 class TurnResult(Struct, frozen=True):
     """How a turn went so far. `answer` is the agent's last message, `events` are all events of the turn.
 
-    `status` is `completed`, `failed`, `cancelled`, `rolled_back`, `waiting` or `crashed`; `reason` and `detail` are
-    those of a failure.
+    `status` is `completed`, `failed`, `cancelled`, `rolled_back`, `waiting`, `crashed`, or `stuck` at a node that the
+    deployed agents do not have; `reason` and `detail` are those of a failure, and `detail` says why a turn is stuck.
     """
 
     status: str
@@ -69,7 +69,7 @@ def result_of(turn: Sequence[Recorded], state: State, *, crashed: bool) -> TurnR
     end = next((one.event for one in turn if isinstance(one.event, thread_events.TurnEnd)), None)
     said = [one.event for one in turn if isinstance(one.event, thread_events.MessageAppended)]
     return TurnResult(
-        _STATUS[type(end)] if end else ("waiting" if state.waiting and not crashed else "crashed"),
+        _STATUS[type(end)] if end else ("crashed" if crashed else "waiting" if state.waiting else "stuck"),
         next((message.content for message in reversed(said) if message.role == "assistant"), None),
         _tools(turn),
         [one.event for one in turn],
