@@ -69,6 +69,6 @@ class AccessLogService:
 
     async def _record(self, caller: Caller, what: What, threads: Iterable[ThreadId]) -> None:
         if self._on:
-            who = (caller.actor, caller.client, caller.correlation)
+            who = (caller.actor, caller.client, caller.correlation, caller.principal)
             access = Access(self._clock.now(), caller.tenant, what, caller.request, tuple(threads), *who)
             await self._log.record(access)

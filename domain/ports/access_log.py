@@ -37,10 +37,12 @@ class Access(Struct, frozen=True):
     """The exact request: a path with its parameters, or a command line."""
     threads: tuple[ThreadId, ...]
     actor: str | None = None
-    """The person, if the caller named one."""
+    """The person whom the caller says to act for; without one, the principal."""
     client: str | None = None
     """The name that the caller's program gives itself."""
     correlation: str | None = None
+    principal: str | None = None
+    """The verified caller; None without authentication."""
 
 
 class RecordedAccess(Struct, frozen=True):
