@@ -8,18 +8,20 @@ from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.routes import HTTPRoute
 
+from api.http.authentication import Authentication, check_scopes, is_loopback
 from api.http.body_size import MAX_BODY_BYTES
 from api.http.guards import guard
 from api.http.json_body import JsonRequest
 from api.http.openapi import TightSchema
 from api.http.problems import decode_body, is_body, problem_handlers
 from api.routes import ROUTES
-from api.routes.dependencies import caller, reader, readiness, service, thread, turn
+from api.routes.dependencies import caller, reader, readiness, service, thread, turn, verified
 from api.runtime.composition import Runtime, open_runtime
 from api.runtime.health import Readiness
 from api.services.missing_nodes import reporting_missing
 from api.services.threads import Service
-from infrastructure.settings import Settings
+from domain.application.identity.authenticate import Authenticator
+from infrastructure.settings import BadSetting, Settings
 
 
 def create_app(settings: Settings, opened: Callable[[Runtime], None] = lambda _: None) -> Litestar:
@@ -29,19 +31,29 @@ def create_app(settings: Settings, opened: Callable[[Runtime], None] = lambda _:
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         async with open_runtime(settings) as runtime:
             app.state.service = Service(runtime)
+            authenticator = Authenticator(runtime.log.identity, runtime.clock, settings.auth)
+            await authenticator.poll()
+            _check_reach(settings, authenticator)
+            app.state.authenticator = authenticator
             app.state.readiness = Readiness(runtime.repository.store)
             opened(runtime)
-            async with runtime.working(), reporting_missing(runtime):
+            async with (
+                runtime.background.running("identity", authenticator.run),
+                runtime.working(),
+                reporting_missing(runtime),
+            ):
                 yield
             app.state.readiness.close()
 
+    check_scopes(ROUTES)
     app = Litestar(
         route_handlers=ROUTES,
         lifespan=[lifespan],
         dependencies={
             dependency.__name__: Provide(dependency, sync_to_thread=False)
-            for dependency in (service, readiness, caller, reader, thread, turn)
+            for dependency in (service, readiness, caller, reader, verified, thread, turn)
         },
+        middleware=[Authentication()],
         before_request=guard(settings.host),
         exception_handlers=problem_handlers(),
         # Each application renders its own schema, with the names of its agents.
@@ -59,6 +71,15 @@ def create_app(settings: Settings, opened: Callable[[Runtime], None] = lambda _:
     )
     _resolve_dependencies_in_sequence(app)
     return app
+
+
+def _check_reach(settings: Settings, authenticator: Authenticator) -> None:
+    """Refuse to serve other machines openly, unless the settings say so. Raises `BadSetting`."""
+    if settings.auth == "auto" and not authenticator.required and not is_loopback(settings.host):
+        raise BadSetting(
+            f"HOST={settings.host}: other machines could read and do everything, as there is no API key. Create one: "
+            "threadfold keys create NAME. Or set AUTH=required to start without one, or AUTH=none to serve openly."
+        )
 
 
 def _resolve_dependencies_in_sequence(app: Litestar) -> None:

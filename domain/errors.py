@@ -11,7 +11,9 @@ ThreadfoldError
 │   ├── UnknownEvent        the thread has no such version
 │   ├── UnknownSeal
 │   ├── NotSealedYet        no seal covers the event yet
-│   └── UnknownProjection
+│   ├── UnknownProjection
+│   ├── UnknownKey
+│   └── UnknownTenant
 ├── Conflict
 │   ├── VersionConflict     the thread has changed since the caller read it
 │   ├── ThreadBusy          a turn is running
@@ -25,7 +27,10 @@ ThreadfoldError
 │   ├── NotRebuildable      the read model is not in the required state
 │   │   └── StillBehind     its new version has not caught up
 │   ├── CommandReused       an idempotency key with another request
+│   ├── TenantExists
 │   └── VerificationRuns    another verification is running
+├── Unauthenticated         no key or token, or one that is not valid
+├── Forbidden               the principal lacks a scope
 ├── StoreUnavailable        the database does not answer
 │   └── Overloaded          the queue of writes is full
 ├── BehindLog               a read model has not caught up with the caller
@@ -158,6 +163,20 @@ class UnknownProjection(NotFound):
         super().__init__(f"Unknown projection {name!r}; known projections: {', '.join(known)}.")
 
 
+class UnknownKey(NotFound):
+    """There is no such API key."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"There is no API key {key_id[:40]!r}.")
+
+
+class UnknownTenant(NotFound):
+    """There is no such tenant."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no tenant {name!r}. `threadfold tenants create {name}` makes it.")
+
+
 class Conflict(ThreadfoldError):
     """The thread is not in a state that allows this."""
 
@@ -235,6 +254,23 @@ class CommandReused(Conflict):
 
 class VerificationRuns(Conflict):
     """This process is verifying the log already. Retry when that verification has ended."""
+
+
+class TenantExists(Conflict):
+    """There is a tenant of this name."""
+
+
+class Unauthenticated(ThreadfoldError):
+    """A key is required: Authorization: Bearer <key>. `threadfold keys create NAME` makes one."""
+
+
+class Forbidden(ThreadfoldError):
+    """The key lacks the scope that this request needs."""
+
+    def __init__(self, message: str, field: str = "Authorization") -> None:
+        """`field` is the header at fault."""
+        super().__init__(message)
+        self.field = field
 
 
 class StoreUnavailable(ThreadfoldError):

@@ -203,6 +203,8 @@ class Settings(BaseSettings):
     """folder of Markdown files that the look_up tool searches"""
     prices: ExistingFile = pathlib.Path("infrastructure/prices.json")
     """JSON file of what models cost"""
+    auth: Annotated[Literal["auto", "required", "none"], BeforeValidator(_lower)] = "auto"
+    """whether callers need a key: required, none, or auto: once there is one, and on any address but loopback"""
     host: str = "127.0.0.1"
     """the address to listen on; 0.0.0.0 is every one"""
     port: int = Field(default=8000, ge=0, le=65535)

@@ -7,7 +7,7 @@ start.
 from infrastructure.postgres.pool import connect_as_owner, dsn_of
 from infrastructure.postgres.requirements import check_before_migrating
 
-NEWEST = "0012"
+NEWEST = "0013"
 """The revision of the last file in `versions/`."""
 
 

@@ -20,9 +20,10 @@ AUDIT = Table(
         Column("command", "uuid", "key", "The command; of the agent's deeds, the one that set it to work."),
         Column("tenant", "text", about="Whose thread it is."),
         Column("by", "text", "key", "caller, or agent."),
-        Column("actor", "text", "first", "Who the caller says to be."),
+        Column("actor", "text", "first", "The person whom the caller says to act for; without one, the principal."),
         Column("client", "text", "first", "The program that the caller used."),
         Column("correlation", "text", "first", "What the caller wants to find it by."),
+        Column("principal", "text", "first", "The verified caller, if there is authentication."),
         Column("actions", "text", "joined", "The types of the events, in their order; of the agent's, what matters."),
     ),
     (
@@ -56,9 +57,10 @@ def _done(context: EventContext[Any]) -> Iterable[Change]:
         command, by = metadata.causation, "agent"
     if command is None or (by == "agent" and kind in ROUTINE):
         return ()
-    thread, caller = (context.slice, context.thread_id), (metadata.actor, metadata.client, metadata.correlation)
+    thread = (context.slice, context.thread_id)
+    caller = (metadata.actor, metadata.client, metadata.correlation, metadata.principal)
     row = AUDIT.row(context.at, version, version, 1, *thread, command, context.tenant, by, *caller, kind.__name__)
     return [(AUDIT, row)]
 
 
-PROJECTION = Projection("audit", 1, (AUDIT,), dict.fromkeys(events.EVENTS, _done))
+PROJECTION = Projection("audit", 2, (AUDIT,), dict.fromkeys(events.EVENTS, _done))

@@ -21,6 +21,7 @@ from redis.asyncio import Redis
 
 from api.runtime.stores import LogArchive, SystemClock
 from domain.ports.access_log import AccessLog
+from domain.ports.identity import IdentityStore
 from domain.ports.leases import LeaseStore
 from domain.ports.ledger import Ledger
 from domain.ports.loans import Loans
@@ -35,6 +36,7 @@ from infrastructure.embedded.server import EmbeddedPostgres
 from infrastructure.memory.access_log import MemoryAccessLog
 from infrastructure.memory.archive import MemoryArchive
 from infrastructure.memory.event_store import MemoryEventStore
+from infrastructure.memory.identity import MemoryIdentityStore
 from infrastructure.memory.leases import MemoryLeaseStore
 from infrastructure.memory.ledger import MemoryLedger
 from infrastructure.memory.read_models import MemoryReadModels
@@ -43,6 +45,7 @@ from infrastructure.memory.snapshots import MemorySnapshotStore
 from infrastructure.memory.wakeups import MemoryWakeups
 from infrastructure.postgres.access_log import PostgresAccessLog
 from infrastructure.postgres.archive import PostgresArchive
+from infrastructure.postgres.identity import PostgresIdentityStore
 from infrastructure.postgres.leases import PostgresLeaseStore
 from infrastructure.postgres.ledger import PostgresLedger
 from infrastructure.postgres.loans import PostgresLoans
@@ -198,6 +201,12 @@ def seal_store(request: pytest.FixtureRequest, store_kind: str) -> SealStore:
 def access_log(request: pytest.FixtureRequest, store_kind: str) -> AccessLog:
     """Give an empty audit of reads."""
     return MemoryAccessLog() if store_kind == "memory" else PostgresAccessLog(request.getfixturevalue("pool"))
+
+
+@pytest.fixture
+def identity_store(request: pytest.FixtureRequest, store_kind: str) -> IdentityStore:
+    """Give a store without keys, and with the default tenant."""
+    return MemoryIdentityStore() if store_kind == "memory" else PostgresIdentityStore(request.getfixturevalue("pool"))
 
 
 @pytest.fixture

@@ -24,6 +24,8 @@ COMMANDS = {
     "chat": "Talk to an agent in the terminal.",
     "threads": "Inspect threads: list, show, events, state, budget, diff, tail.",
     "turns": "List turns: how they ended, what they took and called.",
+    "keys": "API keys: create, list, rotate, revoke.",
+    "tenants": "Tenants: create, list, suspend, resume.",
     "limits": "Limit what agents and models may spend: list, set, history.",
     "projections": "Manage the read models: list, rebuild, rollback, drop, parked, retry, skip.",
     "replay": "Replay threads as recorded, by another agent or with a live model, and compare.",

@@ -22,6 +22,9 @@ from api.runtime.composition import open_runtime
 from api.runtime.stores import MEMORY
 from api.services.threads import Service
 from domain.errors import ThreadfoldError, UnknownThread
+from domain.identity.principal import Principal
+from domain.identity.scopes import SCOPES
+from domain.ids import Tenant
 from infrastructure.settings import BadSetting, Settings, load_settings
 
 T = TypeVar("T")
@@ -164,6 +167,14 @@ def here() -> Caller:
     return Caller(
         actor=user, client=CLIENT, request=printable(shlex.join([CLIENT, *sys.argv[1:]]), MAX_LINE_CHARACTERS)
     )
+
+
+def operator() -> Principal:
+    """Return the principal that this command line is: who may run it can read the database, and so may do everything.
+
+    It belongs to no tenant, so that it can manage each of them.
+    """
+    return Principal(Tenant(""), here().actor, SCOPES)
 
 
 def place_of(settings: Settings) -> str:

@@ -144,7 +144,7 @@ async def _serve(process: Process, settings: Settings, listener: socket.socket, 
     def ready() -> None:
         process.ready()
         if not process.has_parent:  # which prints it for all
-            echo(ready_line(settings, listener))
+            echo(ready_line(settings, listener, has_keys=app.state.authenticator.has_keys))
 
     server = _Server(config, ready)
     process.on_stop(_stopper(process, server, app))

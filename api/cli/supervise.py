@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from api.cli.bootstrap import connected, model_of, place_of
 from api.cli.output import echo
+from api.http.authentication import is_loopback
 from api.runtime.output import Output
 from api.runtime.process import Process
 from api.runtime.projector import stdout_descriptor
@@ -14,6 +15,7 @@ from api.runtime.stores import MEMORY, database
 from api.runtime.subprocesses import SILENT_LEASES, Subprocess
 from api.runtime.watchdog import ONE_REQUEST_S
 from domain.application.background_tasks import BackgroundTasks
+from infrastructure.postgres.identity import has_keys
 from infrastructure.settings import Settings
 from migrations.run import migrate
 
@@ -24,11 +26,20 @@ containers usually have."""
 STOPS = "Threadfold stops when the running turns have ended, within some seconds."
 
 
-def ready_line(settings: Settings, listener: socket.socket) -> str:
-    """Return the line that says where the service is."""
+def ready_line(settings: Settings, listener: socket.socket, *, has_keys: bool) -> str:
+    """Return the line that says where the service is, and who may call it."""
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    return f"Threadfold is ready at {url} - data in {place_of(settings)}; model: {model_of(settings)}"
+    access = access_of(settings, has_keys=has_keys)
+    return f"Threadfold is ready at {url} - data in {place_of(settings)}; model: {model_of(settings)}; {access}"
+
+
+def access_of(settings: Settings, *, has_keys: bool) -> str:
+    """Describe who may call the service."""
+    if settings.auth == "none" or (settings.auth == "auto" and not has_keys):
+        callers = "this machine" if is_loopback(settings.host) else "every machine that reaches it"
+        return f"open to {callers}, without keys"
+    return "callers need a key" if has_keys else "closed: there is no key yet. Create one: threadfold keys create NAME"
 
 
 def say(line: str) -> None:
@@ -70,7 +81,7 @@ async def supervise(
         ]
         tasks = [background.start(child.name, child.run, was_well=child.was_well) for child in children]
         process.begin()
-        telling = asyncio.create_task(_tell_when_ready(settings, listener, children, output), name="ready")
+        telling = asyncio.create_task(_tell_when_ready(settings, found.url, listener, children, output), name="ready")
         await stopping.wait()
         say(STOPS)
         telling.cancel()
@@ -80,9 +91,10 @@ async def supervise(
 
 
 async def _tell_when_ready(
-    settings: Settings, listener: socket.socket, children: Sequence[Subprocess], output: Output
+    settings: Settings, url: str, listener: socket.socket, children: Sequence[Subprocess], output: Output
 ) -> None:
     for child in children:
         await child.ready.wait()
     number = f"{len(children)} processes" if len(children) > 1 else "1 process and its parent"
-    await output.write(f"{ready_line(settings, listener)}; {number}\n".encode())
+    line = ready_line(settings, listener, has_keys=url != MEMORY and await has_keys(url))
+    await output.write(f"{line}; {number}\n".encode())

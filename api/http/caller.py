@@ -10,6 +10,8 @@ from domain.ids import DEFAULT_TENANT, Tenant
 class Caller:
     """Who calls, and under which conditions, by the headers or the command line.
 
+    `principal` is the verified name, which an open server does not have. `actor` is the person whom the principal says
+    to act for, or the principal itself.
     `key` is the idempotency key. With `seen`, the thread must be at that version; with `existing`, at any. `request` is
     the path with its query, or the command line: the access log has it.
     """
@@ -19,6 +21,7 @@ class Caller:
     seen: ExpectedVersion | None = None
     existing: bool = False
     correlation: str | None = None
+    principal: str | None = None
     actor: str | None = None
     client: str | None = None
     request: str = ""

@@ -11,7 +11,9 @@ from typing import Any
 
 from litestar.connection import Request
 from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.routes import BaseRoute, HTTPRoute
 
+from api.http.authentication import AUTHENTICATED, PUBLIC, SCOPE
 from api.http.feed_cursor import MAX_CURSOR_CHARACTERS
 from api.schemas.requests import MAX_NAMES, Body
 from domain.application.replay.report import MAX_REPLAYED_THREADS
@@ -37,6 +39,7 @@ def _some_of(names: Iterable[str]) -> Schema:
     return {"type": "string", "pattern": f"^({one}(,{one})*)?$"}
 
 
+TENANT_NAME: Schema = {"type": "string", "pattern": "^[a-z0-9][a-z0-9_.-]{0,62}$"}
 _VISIBLE: Schema = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
 _TEXT: Schema = {"type": "string", "pattern": TEXT}
 _TEXTS = ("actor", "correlation", "graph", "model", "node", "reason", "search", "title", "tool")
@@ -51,6 +54,8 @@ PARAMETERS: Mapping[tuple[str, str], Schema] = {
     ("path", "approval_id"): {"type": "string", "pattern": "^[0-9]{1,9}$"},
     ("path", "version"): {"type": "string", "pattern": "^[1-9][0-9]{0,8}$"},
     ("path", "number"): {"type": "string", "pattern": "^[1-9][0-9]{0,17}$"},
+    ("path", "key_id"): {"type": "string", "pattern": "^[0-9A-Za-z]{1,40}$"},
+    **dict.fromkeys([("path", "tenant"), ("query", "tenant")], TENANT_NAME),
     ("path", "name"): {"type": "string", "minLength": 1, "pattern": "^[^/\\u0000]+$"},
     ("query", "cursor"): {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"},
     ("query", "at_version"): _VERSION,
@@ -118,6 +123,7 @@ BODIES: Mapping[tuple[str, str], Schema] = {
     ("UpdateValues", "values"): _OBJECT,
     ("ForkThread", "values"): _OBJECT_OR_NULL,
     ("Decide", "arguments"): _OBJECT_OR_NULL,
+    ("CreateTenant", "name"): TENANT_NAME,
     ("ForkThread", "at_version"): {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_VERSION},
     ("MessageEdit", "version"): _VERSION,
     ("ReplayThreads", "threads"): {
@@ -136,20 +142,37 @@ BODIES: Mapping[tuple[str, str], Schema] = {
 }
 """Schemas of fields of bodies, in addition to the framework's."""
 
-REQUESTS = tuple(body.__name__ for body in Body.__subclasses__())
-"""Request bodies: they allow no other fields."""
+SECURITY_SCHEMES: Schema = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, or a token of the OIDC issuer."},
+    "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "An API key."},
+}
 
 
-def tightened(schema: Schema, graphs: Collection[str]) -> Schema:
+def scopes_of_routes(routes: Iterable[BaseRoute]) -> Mapping[tuple[str, str], str]:
+    """Return what each operation takes, by its path and method: a scope, `authenticated`, or `public`."""
+    return {
+        (route.path_format, method.lower()): handler.opt[SCOPE]
+        for route in routes
+        if isinstance(route, HTTPRoute)
+        for method, handler in (
+            (str(method), handler) for handler in route.route_handlers for method in handler.http_methods
+        )
+        if SCOPE in handler.opt
+    }
+
+
+def tightened(schema: Schema, graphs: Collection[str], scopes: Mapping[tuple[str, str], str]) -> Schema:
     """Make a schema as strict as the routes. `graphs` are the names of the agents."""
+    schema["components"]["securitySchemes"] = SECURITY_SCHEMES
     for path, operations in schema["paths"].items():
-        for operation in operations.values():
+        for method, operation in operations.items():
+            _secure(operation, scopes[path, method])
             for parameter in operation.get("parameters", ()):
                 parameter["schema"] = _parameter(path, parameter)
     components = schema["components"]["schemas"]
     components |= {"Json": JSON_VALUE, "JsonObject": JSON_OBJECT}
-    for name in REQUESTS:
-        body = components[name]
+    for name in (body.__name__ for body in Body.__subclasses__()):
+        body = components[name]  # a request's: it allows no other fields
         body["additionalProperties"] = False
         for field, given in body["properties"].items():
             body["properties"][field] = _field(name, field, given, graphs)
@@ -157,6 +180,14 @@ def tightened(schema: Schema, graphs: Collection[str]) -> Schema:
     components["ReplayThreads"] |= _THREADS_OR_FILTER
     components["Decide"] |= {"allOf": [_only_with("arguments", "grant"), _only_with("reason", "deny"), _SETTLED]}
     return schema
+
+
+def _secure(operation: Schema, scope: str) -> None:
+    """Say what an operation takes."""
+    needed = {PUBLIC: "No key is needed.", AUTHENTICATED: "Any key will do."}.get(scope, f"Scope: {scope}.")
+    operation["description"] = f"{operation['description']}\n\n{needed}"
+    roles = [] if scope == AUTHENTICATED else [scope]
+    operation["security"] = [] if scope == PUBLIC else [{name: roles} for name in SECURITY_SCHEMES]
 
 
 def _parameter(path: str, parameter: Schema) -> Schema:
@@ -224,5 +255,7 @@ class TightSchema(JsonRenderPlugin):
         """Render the schema as JSON, once: agents do not change while the process runs."""
         if self._bytes is None:
             graphs = request.app.state.service.runtime.agents
-            self._bytes = self.render_json(request, tightened(openapi_schema, graphs))
+            self._bytes = self.render_json(
+                request, tightened(openapi_schema, graphs, scopes_of_routes(request.app.routes))
+            )
         return self._bytes

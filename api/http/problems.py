@@ -43,6 +43,11 @@ _ANSWERS: Mapping[type, tuple[HTTPStatus, str | None]] = {
     VersionConflict: (HTTPStatus.PRECONDITION_FAILED, "checkpoint_ref"),
     errors.UnknownGraph: (HTTPStatus.UNPROCESSABLE_ENTITY, "graph"),
     errors.CommandReused: (HTTPStatus.UNPROCESSABLE_ENTITY, "Idempotency-Key"),
+    errors.Unauthenticated: (HTTPStatus.UNAUTHORIZED, "Authorization"),
+    errors.Forbidden: (HTTPStatus.FORBIDDEN, "Authorization"),
+    errors.UnknownKey: (HTTPStatus.NOT_FOUND, "key_id"),
+    errors.UnknownTenant: (HTTPStatus.NOT_FOUND, "tenant"),
+    errors.TenantExists: (HTTPStatus.CONFLICT, "name"),
     errors.BehindLog: (HTTPStatus.SERVICE_UNAVAILABLE, None),
     errors.StoreUnavailable: (HTTPStatus.SERVICE_UNAVAILABLE, None),
 }
@@ -61,10 +66,17 @@ _HTTP_FIELDS: Mapping[int, str] = {
 
 MEDIA_TYPE = "application/problem+json"
 
+_HEADERS: Mapping[int, dict[str, str]] = {
+    HTTPStatus.SERVICE_UNAVAILABLE: {"Retry-After": RETRY_AFTER_S},
+    HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": 'Bearer realm="Threadfold"'},
+}
+"""Headers of every problem with a status."""
+
 MEANINGS: Mapping[int, str] = {
     HTTPStatus.BAD_REQUEST: "A field, parameter or header is invalid; `errors` names it.",
     HTTPStatus.PAYMENT_REQUIRED: "Too little is left of a budget; the thread can continue once it is raised.",
-    HTTPStatus.FORBIDDEN: "The request comes from a page of another site.",
+    HTTPStatus.UNAUTHORIZED: "There is no key or token, or it is unknown, expired or revoked.",
+    HTTPStatus.FORBIDDEN: "The key lacks the scope, or the request comes from a page of another site.",
     HTTPStatus.NOT_FOUND: "The thread, version, graph, approval, seal or projection does not exist, or not yet.",
     HTTPStatus.CONFLICT: (
         "The thread is busy or in another state than the request assumes, or the log is being verified."
@@ -110,7 +122,12 @@ def problems(*statuses: int, body: bool = False, store: bool = True) -> dict[int
 
     `body`: also those of a request with a body; `store`: also that the database is unavailable.
     """
-    everywhere = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.INTERNAL_SERVER_ERROR)
+    everywhere = (
+        HTTPStatus.BAD_REQUEST,
+        HTTPStatus.UNAUTHORIZED,
+        HTTPStatus.FORBIDDEN,
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+    )
     of_body = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE) if body else ()
     of_store = (HTTPStatus.SERVICE_UNAVAILABLE,) if store else ()
     return {
@@ -133,7 +150,7 @@ def problem(status: int, title: str, detail: str, *wrong: FieldProblem) -> Probl
         type_=f"urn:threadfold:{title.lower().replace(' ', '-')}",
         title=title,
         detail=detail,
-        headers={"Retry-After": RETRY_AFTER_S} if status == HTTPStatus.SERVICE_UNAVAILABLE else None,
+        headers=_HEADERS.get(status),
         extra={"errors": wrong} if wrong else None,
     )
 
@@ -193,7 +210,7 @@ def _of_domain(error: ThreadfoldError, request: AnyRequest) -> ProblemDetailsExc
         case InvalidInput():
             field, why = error.field[:MAX_TEXT_CHARACTERS], error.why
             detail = f"{field}: {why}"
-        case errors.UnknownThread():
+        case errors.UnknownThread() | errors.Forbidden():
             field = error.field
         case VersionConflict():
             field = "If-Match" if "if-match" in request.headers else field

@@ -9,6 +9,7 @@ from api.routes import (
     budgets,
     feed,
     history,
+    identity,
     limits,
     replays,
     stream,
@@ -31,6 +32,7 @@ SUBJECTS = (
     verification,
     analytics,
     feed,
+    identity,
     about,
 )
 ROUTES = [route for subject in SUBJECTS for route in vars(subject).values() if isinstance(route, HTTPRouteHandler)]

@@ -8,6 +8,7 @@ from litestar.exceptions import NotFoundException
 from litestar.openapi import ResponseSpec
 from litestar.params import FromPath
 
+from api.http.authentication import needs, public
 from api.http.problems import READ_PROBLEMS, problems
 from api.routes.dependencies import FromReadiness, FromService
 from api.runtime.metrics import exposition
@@ -27,13 +28,18 @@ UNREADY = ResponseSpec(
 )
 
 
-@get("/v1/graphs", tags=["graphs"], responses=problems(store=False))
+@get("/v1/graphs", tags=["graphs"], responses=problems(store=False), opt=needs("threads:read"))
 async def list_graphs(service: FromService) -> Sequence[GraphView]:
     """List the agents that threads can be opened with, each with its versions: the current one takes new turns."""
     return graph_views(service.runtime.agents)
 
 
-@get("/v1/graphs/{name:str}", tags=["graphs"], responses=problems(HTTPStatus.NOT_FOUND, store=False))
+@get(
+    "/v1/graphs/{name:str}",
+    tags=["graphs"],
+    responses=problems(HTTPStatus.NOT_FOUND, store=False),
+    opt=needs("threads:read"),
+)
 async def show_graph(name: FromPath[str], service: FromService) -> GraphView:
     """Show the nodes, edges and tools of an agent's current version, and its graph in Mermaid."""
     try:
@@ -42,19 +48,24 @@ async def show_graph(name: FromPath[str], service: FromService) -> GraphView:
         raise NotFoundException(detail=str(error)) from error
 
 
-@get("/v1/workers", tags=["health"], responses=READ_PROBLEMS)
+@get("/v1/workers", tags=["health"], responses=READ_PROBLEMS, opt=needs("operate"))
 async def list_workers(service: FromService) -> Sequence[WorkerView]:
     """List the processes that run turns, with their shards."""
     return await service.workers()
 
 
-@get("/health/live", tags=["health"], responses=problems(store=False))
+@get("/health/live", tags=["health"], responses=problems(store=False), opt=public())
 async def live() -> Health:
     """Answer 200 while the process is alive."""
     return Health("alive")
 
 
-@get("/health/ready", tags=["health"], responses={**problems(store=False), HTTPStatus.SERVICE_UNAVAILABLE: UNREADY})
+@get(
+    "/health/ready",
+    tags=["health"],
+    responses={**problems(store=False), HTTPStatus.SERVICE_UNAVAILABLE: UNREADY},
+    opt=public(),
+)
 async def ready(readiness: FromReadiness, service: FromService) -> Response[Health]:
     """Answer 200 if the log can be read and written and every background task runs, else 503.
 
@@ -70,7 +81,7 @@ async def ready(readiness: FromReadiness, service: FromService) -> Response[Heal
     return Response(Health("ready", await service.projection_admin.trouble()), status_code=HTTPStatus.OK)
 
 
-@get("/metrics", tags=["health"], media_type=EXPOSITION, responses=METERED)
+@get("/metrics", tags=["health"], media_type=EXPOSITION, responses=METERED, opt=needs("operate"))
 async def metrics(service: FromService) -> bytes:
     """Show metrics of the read models and the background tasks, in Prometheus' text format.
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from litestar import get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
+from api.http.authentication import needs
 from api.http.caller import Caller
 from api.http.params import in_utc, names_in, range_of, uuid_of
 from api.http.problems import READ_PROBLEMS, THREAD_READ_PROBLEMS, problems
@@ -49,7 +50,7 @@ async def wait_until_current(
         await service.reading.fresh(projection)
 
 
-@get("/v1/usage", tags=["read models"], responses=READ_PROBLEMS)
+@get("/v1/usage", tags=["read models"], responses=READ_PROBLEMS, opt=needs("threads:read"))
 async def usage(
     service: FromService,
     reader: FromReader,
@@ -69,7 +70,7 @@ async def usage(
     return await service.reading.sums("usage", reader.tenant, span)
 
 
-@get("/v1/analytics/{subject:str}", tags=["read models"], responses=THREAD_READ_PROBLEMS)
+@get("/v1/analytics/{subject:str}", tags=["read models"], responses=THREAD_READ_PROBLEMS, opt=needs("threads:read"))
 async def analytics(
     subject: FromPath[Literal["nodes", "tools", "turns"]],
     service: FromService,
@@ -91,7 +92,7 @@ async def analytics(
     return await service.reading.sums(subject, reader.tenant, span)
 
 
-@get("/v1/budgets", tags=["read models"], responses=READ_PROBLEMS)
+@get("/v1/budgets", tags=["read models"], responses=READ_PROBLEMS, opt=needs("threads:read"))
 async def list_budgets(
     service: FromService,
     reader: FromReader,
@@ -117,7 +118,7 @@ async def list_budgets(
     return await service.reading.spent(reader.tenant, window, instant, by, only, limit)
 
 
-@get("/v1/instant", tags=["point in time"], responses=READ_PROBLEMS)
+@get("/v1/instant", tags=["point in time"], responses=READ_PROBLEMS, opt=needs("threads:read"))
 async def instant(
     at: FromQuery[datetime],
     service: FromService,
@@ -140,7 +141,7 @@ async def instant(
     )
 
 
-@get("/v1/audit", tags=["audit"], responses=READ_PROBLEMS)
+@get("/v1/audit", tags=["audit"], responses=READ_PROBLEMS, opt=needs("audit:read"))
 async def list_audit(
     service: FromService,
     reader: FromReader,
@@ -174,13 +175,13 @@ async def list_audit(
     return await service.reading.audit(reader.tenant, where, cursor, limit)
 
 
-@get("/v1/projections", tags=["read models"], responses=READ_PROBLEMS)
+@get("/v1/projections", tags=["read models"], responses=READ_PROBLEMS, opt=needs("operate"))
 async def list_projections(service: FromService) -> Sequence[views.ProjectionView]:
     """Return each projection's progress, its instances, and the number of its parked threads."""
     return await service.projection_admin.projections()
 
 
-@get("/v1/projections/parked", tags=["read models"], responses=READ_PROBLEMS)
+@get("/v1/projections/parked", tags=["read models"], responses=READ_PROBLEMS, opt=needs("operate"))
 async def list_parked(service: FromService) -> Sequence[views.ParkedView]:
     """Return the threads that projections leave out since an event that they could not process."""
     return await service.projection_admin.parked()
@@ -191,6 +192,7 @@ async def list_parked(service: FromService) -> Sequence[views.ParkedView]:
     status_code=HTTPStatus.OK,
     tags=["read models"],
     responses=ADMIN_PROBLEMS,
+    opt=needs("operate"),
 )
 async def settle_parked(
     name: FromPath[str],
@@ -204,7 +206,13 @@ async def settle_parked(
     return views.Settled(name, thread, "current" if current else "parked_again")
 
 
-@post("/v1/projections/rebuild", status_code=HTTPStatus.ACCEPTED, tags=["read models"], responses=REBUILD_PROBLEMS)
+@post(
+    "/v1/projections/rebuild",
+    status_code=HTTPStatus.ACCEPTED,
+    tags=["read models"],
+    responses=REBUILD_PROBLEMS,
+    opt=needs("operate"),
+)
 async def rebuild(data: JSONBody[Rebuild], service: FromService, reader: FromReader) -> views.Rebuilding:
     """Rebuild projections while the old ones serve. The new ones serve once they have caught up."""
     line = await service.projection_admin.rebuild(data.projections, data.throttle, reader)
@@ -216,6 +224,7 @@ async def rebuild(data: JSONBody[Rebuild], service: FromService, reader: FromRea
     status_code=HTTPStatus.OK,
     tags=["read models"],
     responses=ADMIN_PROBLEMS,
+    opt=needs("operate"),
 )
 async def roll_back(name: FromPath[str], service: FromService, reader: FromReader) -> Sequence[views.ProjectionView]:
     """Let the instance that served before serve again."""
@@ -223,7 +232,13 @@ async def roll_back(name: FromPath[str], service: FromService, reader: FromReade
     return [view for view in await service.projection_admin.projections() if view.name == name]
 
 
-@post("/v1/projections/{name:str}/drop", status_code=HTTPStatus.OK, tags=["read models"], responses=ADMIN_PROBLEMS)
+@post(
+    "/v1/projections/{name:str}/drop",
+    status_code=HTTPStatus.OK,
+    tags=["read models"],
+    responses=ADMIN_PROBLEMS,
+    opt=needs("operate"),
+)
 async def drop_instances(
     name: FromPath[str], service: FromService, reader: FromReader
 ) -> Sequence[views.ProjectionView]:

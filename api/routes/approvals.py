@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from litestar import Response, get, post
 from litestar.params import JSONBody, PathParameter
 
+from api.http.authentication import needs
 from api.http.params import number_of
 from api.http.problems import THREAD_READ_PROBLEMS, problems
 from api.routes.dependencies import FromCaller, FromReader, FromService, FromThread, tagged
@@ -30,7 +31,9 @@ DONE: Mapping[str, Literal["granted", "denied", "settled", "answered"]] = {
 CHANGING = problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY, body=True)
 
 
-@get("/v1/threads/{thread_id:str}/approvals", tags=["people"], responses=THREAD_READ_PROBLEMS)
+@get(
+    "/v1/threads/{thread_id:str}/approvals", tags=["people"], responses=THREAD_READ_PROBLEMS, opt=needs("threads:read")
+)
 async def list_approvals(thread: FromThread, service: FromService, reader: FromReader) -> Page[ApprovalView]:
     """List the tool calls or the node that wait for a person's approval in a thread, and the questions to a person."""
     return Page(await service.history.approvals(thread, reader), None)
@@ -41,6 +44,7 @@ async def list_approvals(thread: FromThread, service: FromService, reader: FromR
     status_code=HTTPStatus.OK,
     tags=["people"],
     responses=CHANGING,
+    opt=needs("approvals:decide"),
 )
 async def decide_approval(
     thread: FromThread, approval_id: ApprovalPath, data: JSONBody[Decide], service: FromService, caller: FromCaller
@@ -58,7 +62,13 @@ async def decide_approval(
     return tagged(Decided(thread, approval, DONE[data.decision], checkpoint_of(outcome.loaded)))
 
 
-@post("/v1/threads/{thread_id:str}/fork", status_code=HTTPStatus.CREATED, tags=["people"], responses=CHANGING)
+@post(
+    "/v1/threads/{thread_id:str}/fork",
+    status_code=HTTPStatus.CREATED,
+    tags=["people"],
+    responses=CHANGING,
+    opt=needs("threads:write"),
+)
 async def fork_thread(
     thread: FromThread, data: JSONBody[ForkThread], service: FromService, caller: FromCaller
 ) -> Response[Forked]:

@@ -12,6 +12,8 @@ from api.http.params import expected_version, uuid_of, visible
 from api.http.problems import AnyRequest
 from api.runtime.health import Readiness
 from api.services.threads import Service
+from domain.errors import Forbidden
+from domain.identity.principal import Principal
 from domain.ids import ThreadId, TurnId
 
 IfMatch = Annotated[
@@ -34,11 +36,12 @@ Actor = Annotated[
     str | None,
     HeaderParameter(
         name="X-Actor",
-        description="The caller's name, unchecked; recorded likewise. Set it in the proxy that authenticates.",
+        description="The person whom the caller acts for; recorded likewise. Takes the scope actor:impersonate.",
     ),
 ]
 FromService = NamedDependency[Service]
 FromCaller = NamedDependency[Caller]
+FromPrincipal = NamedDependency[Principal]
 FromReader = NamedDependency[Caller]
 FromReadiness = NamedDependency[Readiness]
 FromThread = NamedDependency[ThreadId]
@@ -52,6 +55,16 @@ Cursor = Annotated[str | None, QueryParameter(description="The next_cursor of th
 def service(request: AnyRequest) -> Service:
     """Return the application's service."""
     found: Service = request.app.state.service
+    return found
+
+
+def verified(request: AnyRequest) -> Principal:
+    """Return the verified caller.
+
+    The dependency has another name than the field `principal` of a body: the framework answers 500 instead of 400 to an
+    invalid field that is called like a dependency.
+    """
+    found: Principal = request.auth
     return found
 
 
@@ -79,12 +92,18 @@ def caller(
     x_actor: Actor = None,
     user_agent: UserAgent = None,
 ) -> Caller:
-    """Read the caller of a command from the headers. Raises `InvalidInput`."""
+    """Read the caller of a command from the headers. Raises `InvalidInput` and `Forbidden`."""
+    who: Principal = request.auth
+    actor = visible(x_actor, "X-Actor")
+    if actor is not None and not who.may("actor:impersonate"):
+        raise Forbidden("X-Actor takes the scope actor:impersonate.", "X-Actor")
     path, query = request.scope["raw_path"].decode("latin-1"), request.scope["query_string"].decode("latin-1")
     return Caller(
+        tenant=who.tenant,
+        principal=who.name,
         key=visible(idempotency_key, "Idempotency-Key"),
         correlation=visible(correlation_id, "X-Correlation-ID"),
-        actor=visible(x_actor, "X-Actor"),
+        actor=actor or who.name,
         client=printable(user_agent, MAX_CLIENT_CHARACTERS) if user_agent else None,
         request=printable(f"{path}?{query}" if query else path, MAX_REQUEST_CHARACTERS),
     )

@@ -6,6 +6,7 @@ from typing import Annotated
 from litestar import get
 from litestar.params import QueryParameter
 
+from api.http.authentication import needs
 from api.http.feed_cursor import decode_feed_cursor, encode_feed_cursor
 from api.http.problems import READ_PROBLEMS
 from api.routes.dependencies import FromReader, FromService, Limit
@@ -36,7 +37,7 @@ _RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 _TYPES = frozenset(event.__name__ for event in EVENTS)
 
 
-@get("/v1/feed", tags=["feed"], responses=READ_PROBLEMS)
+@get("/v1/feed", tags=["feed"], responses=READ_PROBLEMS, opt=needs("threads:read", long=True))
 async def read_feed(
     service: FromService,
     reader: FromReader,

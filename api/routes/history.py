@@ -6,6 +6,7 @@ from typing import Annotated
 from litestar import Response, get
 from litestar.params import QueryParameter
 
+from api.http.authentication import needs
 from api.http.problems import THREAD_READ_PROBLEMS
 from api.routes.dependencies import Cursor, FromReader, FromService, FromThread, FromTurn, Limit, tagged
 from api.schemas.events import EventView
@@ -38,7 +39,12 @@ UntilTime = Annotated[
 ]
 
 
-@get("/v1/threads/{thread_id:str}/state", tags=["point in time"], responses=THREAD_READ_PROBLEMS)
+@get(
+    "/v1/threads/{thread_id:str}/state",
+    tags=["point in time"],
+    responses=THREAD_READ_PROBLEMS,
+    opt=needs("threads:read"),
+)
 async def show_state(
     thread: FromThread, service: FromService, reader: FromReader, at_version: AtVersion = None, at_time: AtTime = None
 ) -> Response[StateView]:
@@ -46,7 +52,12 @@ async def show_state(
     return tagged(state_view(await service.history.state(thread, PointInTime(at_version, at_time), reader)))
 
 
-@get("/v1/threads/{thread_id:str}/context/{turn_id:str}", tags=["point in time"], responses=THREAD_READ_PROBLEMS)
+@get(
+    "/v1/threads/{thread_id:str}/context/{turn_id:str}",
+    tags=["point in time"],
+    responses=THREAD_READ_PROBLEMS,
+    opt=needs("threads:read"),
+)
 async def show_context(
     thread: FromThread, turn: FromTurn, service: FromService, reader: FromReader, after: AfterPrompt = 0
 ) -> ContextView:
@@ -54,7 +65,12 @@ async def show_context(
     return await service.history.prompts(thread, turn, reader, after)
 
 
-@get("/v1/threads/{thread_id:str}/messages", tags=["point in time"], responses=THREAD_READ_PROBLEMS)
+@get(
+    "/v1/threads/{thread_id:str}/messages",
+    tags=["point in time"],
+    responses=THREAD_READ_PROBLEMS,
+    opt=needs("threads:read"),
+)
 async def list_messages(
     thread: FromThread,
     service: FromService,
@@ -70,7 +86,12 @@ async def list_messages(
     return await service.history.messages(thread, asked, reader)
 
 
-@get("/v1/threads/{thread_id:str}/events", tags=["point in time"], responses=THREAD_READ_PROBLEMS)
+@get(
+    "/v1/threads/{thread_id:str}/events",
+    tags=["point in time"],
+    responses=THREAD_READ_PROBLEMS,
+    opt=needs("threads:read"),
+)
 async def list_events(
     thread: FromThread,
     service: FromService,
@@ -86,7 +107,12 @@ async def list_events(
     return await service.history.events(thread, asked, reader)
 
 
-@get("/v1/threads/{thread_id:str}/diff", tags=["point in time"], responses=THREAD_READ_PROBLEMS)
+@get(
+    "/v1/threads/{thread_id:str}/diff",
+    tags=["point in time"],
+    responses=THREAD_READ_PROBLEMS,
+    opt=needs("threads:read"),
+)
 async def show_diff(
     thread: FromThread,
     service: FromService,

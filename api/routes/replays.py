@@ -5,6 +5,7 @@ from http import HTTPStatus
 from litestar import post
 from litestar.params import JSONBody
 
+from api.http.authentication import needs
 from api.http.params import range_of
 from api.http.problems import problems
 from api.routes.analytics import Fresh
@@ -26,6 +27,7 @@ REPLAY_LIMIT_S = 600.0
     tags=["replays"],
     status_code=HTTPStatus.OK,
     responses=problems(HTTPStatus.NOT_FOUND, body=True),
+    opt=needs("threads:write"),
 )
 async def replay_threads(
     data: JSONBody[ReplayThreads], service: FromService, reader: FromReader, consistency: Fresh = "eventual"

@@ -15,6 +15,7 @@ from litestar.params import HeaderParameter, QueryParameter
 from litestar.response import Stream
 from msgspec import Struct
 
+from api.http.authentication import needs
 from api.http.params import number_of
 from api.http.problems import THREAD_READ_PROBLEMS
 from api.http.send_buffer import PIECE_BYTES
@@ -65,7 +66,7 @@ STREAMING = {
 }
 
 
-@get("/v1/threads/{thread_id:str}/stream", tags=["turns"], responses=STREAMING)
+@get("/v1/threads/{thread_id:str}/stream", tags=["turns"], responses=STREAMING, opt=needs("threads:read", long=True))
 async def stream_thread(
     thread: FromThread,
     service: FromService,

@@ -8,6 +8,7 @@ from litestar import Response, get, patch, post
 from litestar.openapi import ResponseSpec
 from litestar.params import FromQuery, JSONBody, QueryParameter
 
+from api.http.authentication import needs
 from api.http.params import names_in, range_of
 from api.http.problems import READ_PROBLEMS, THREAD_READ_PROBLEMS, UPDATE_PROBLEMS, problems
 from api.routes.analytics import Fresh, MinVersion, wait_until_current
@@ -46,7 +47,7 @@ OPENING = {
 STATUSES = ("idle", "running", "waiting")
 
 
-@post("/v1/threads", tags=["threads"], responses=OPENING)
+@post("/v1/threads", tags=["threads"], responses=OPENING, opt=needs("threads:write"))
 async def open_thread(data: JSONBody[OpenThread], service: FromService, caller: FromCaller) -> Response[Opened]:
     """Open a thread. Opening it again in the same way has no effect."""
     thread_id = service.thread_id(data.thread_id, caller)
@@ -57,7 +58,7 @@ async def open_thread(data: JSONBody[OpenThread], service: FromService, caller: 
     return tagged(body, status, Location=f"/v1/threads/{thread_id}")
 
 
-@patch("/v1/threads/{thread_id:str}/values", tags=["threads"], responses=UPDATE_PROBLEMS)
+@patch("/v1/threads/{thread_id:str}/values", tags=["threads"], responses=UPDATE_PROBLEMS, opt=needs("threads:write"))
 async def update_values(
     thread: FromThread, data: JSONBody[UpdateValues], service: FromService, caller: FromCaller, if_match: IfMatch = None
 ) -> Response[StateView]:
@@ -69,7 +70,7 @@ async def update_values(
     return tagged(state_view(outcome.loaded))
 
 
-@get("/v1/threads", tags=["threads"], responses=READ_PROBLEMS)
+@get("/v1/threads", tags=["threads"], responses=READ_PROBLEMS, opt=needs("threads:read"))
 async def list_threads(
     service: FromService,
     reader: FromReader,
@@ -110,7 +111,7 @@ async def list_threads(
     return await service.reading.threads(filters, cursor, limit, reader)
 
 
-@get("/v1/threads/{thread_id:str}", tags=["threads"], responses=THREAD_READ_PROBLEMS)
+@get("/v1/threads/{thread_id:str}", tags=["threads"], responses=THREAD_READ_PROBLEMS, opt=needs("threads:read"))
 async def show_thread(
     thread: FromThread,
     service: FromService,

@@ -7,6 +7,7 @@ from litestar import get
 from litestar.di import NamedDependency, Provide
 from litestar.params import FromQuery, QueryParameter
 
+from api.http.authentication import needs
 from api.http.params import in_utc, names_in
 from api.http.problems import READ_PROBLEMS, THREAD_READ_PROBLEMS
 from api.routes.analytics import Fresh, MinVersion, wait_until_current
@@ -67,7 +68,7 @@ def turn_filters(
 FILTERED = {"filters": Provide(turn_filters, sync_to_thread=False)}
 
 
-@get("/v1/turns", tags=["turns"], responses=READ_PROBLEMS, dependencies=FILTERED)
+@get("/v1/turns", tags=["turns"], responses=READ_PROBLEMS, dependencies=FILTERED, opt=needs("threads:read"))
 async def list_turns(
     service: FromService,
     reader: FromReader,
@@ -82,7 +83,13 @@ async def list_turns(
     return await service.reading.turns(filters, cursor, limit, reader)
 
 
-@get("/v1/threads/{thread_id:str}/turns", tags=["turns"], responses=THREAD_READ_PROBLEMS, dependencies=FILTERED)
+@get(
+    "/v1/threads/{thread_id:str}/turns",
+    tags=["turns"],
+    responses=THREAD_READ_PROBLEMS,
+    dependencies=FILTERED,
+    opt=needs("threads:read"),
+)
 async def list_turns_of_thread(
     thread: FromThread,
     service: FromService,

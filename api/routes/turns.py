@@ -7,6 +7,7 @@ from litestar import Response, post
 from litestar.openapi import ResponseSpec
 from litestar.params import JSONBody, QueryParameter
 
+from api.http.authentication import needs
 from api.http.caller import Caller
 from api.http.problems import problems
 from api.routes.dependencies import FromCaller, FromService, FromThread, FromTurn, IfMatch, expecting, tagged
@@ -43,7 +44,9 @@ ANSWERS = {
 }
 
 
-@post("/v1/agent/invoke", status_code=HTTPStatus.ACCEPTED, tags=["turns"], responses=REFUSED)
+@post(
+    "/v1/agent/invoke", status_code=HTTPStatus.ACCEPTED, tags=["turns"], responses=REFUSED, opt=needs("threads:write")
+)
 async def invoke(
     data: JSONBody[Invoke], service: FromService, caller: FromCaller, if_match: IfMatch = None
 ) -> Response[Accepted]:
@@ -64,7 +67,13 @@ async def invoke(
     return _accepted(started.outcome.loaded, started.turn_id)
 
 
-@post("/v1/threads/{thread_id:str}/turns", status_code=HTTPStatus.ACCEPTED, tags=["turns"], responses=ANSWERS)
+@post(
+    "/v1/threads/{thread_id:str}/turns",
+    status_code=HTTPStatus.ACCEPTED,
+    tags=["turns"],
+    responses=ANSWERS,
+    opt=needs("threads:write"),
+)
 async def start_turn(
     thread: FromThread,
     data: JSONBody[StartTurn],
@@ -92,6 +101,7 @@ async def start_turn(
     status_code=HTTPStatus.ACCEPTED,
     tags=["turns"],
     responses=ANSWERS,
+    opt=needs("threads:write"),
 )
 async def retry_turn(
     thread: FromThread, turn: FromTurn, service: FromService, caller: FromCaller, *, wait: Wait = False
@@ -106,6 +116,7 @@ async def retry_turn(
     status_code=HTTPStatus.ACCEPTED,
     tags=["turns"],
     responses=CANCELLED,
+    opt=needs("threads:write"),
 )
 async def cancel_turn(
     thread: FromThread, turn: FromTurn, service: FromService, caller: FromCaller, *, wait: Wait = False

@@ -7,6 +7,7 @@ from typing import Annotated
 from litestar import get, post
 from litestar.params import FromQuery, PathParameter, QueryParameter
 
+from api.http.authentication import needs
 from api.http.params import number_of, range_of, uuid_of
 from api.http.problems import READ_PROBLEMS, THREAD_READ_PROBLEMS, problems
 from api.routes.dependencies import Cursor, FromReader, FromService, FromThread, Limit
@@ -24,13 +25,18 @@ Until = Annotated[datetime | None, QueryParameter(name="to", description="The la
 HIGHEST_SEAL = 2**63 - 1
 
 
-@get("/v1/threads/{thread_id:str}/events/{version:str}/proof", tags=["audit"], responses=THREAD_READ_PROBLEMS)
+@get(
+    "/v1/threads/{thread_id:str}/events/{version:str}/proof",
+    tags=["audit"],
+    responses=THREAD_READ_PROBLEMS,
+    opt=needs("audit:read"),
+)
 async def prove_event(thread: FromThread, version: VersionPath, service: FromService, reader: FromReader) -> ProofView:
     """Prove that an event is in the sealed log. 404 if no seal covers it yet; the detail says when the next is due."""
     return proof_view(await service.audit.prove(thread, number_of(version, "version"), reader))
 
 
-@get("/v1/audit/reads", tags=["audit"], responses=READ_PROBLEMS)
+@get("/v1/audit/reads", tags=["audit"], responses=READ_PROBLEMS, opt=needs("audit:read"))
 async def list_reads(
     service: FromService,
     reader: FromReader,
@@ -48,19 +54,25 @@ async def list_reads(
     return await service.access_log.page(reader.tenant, only, cursor, limit)
 
 
-@get("/v1/seals", tags=["audit"], responses=READ_PROBLEMS)
+@get("/v1/seals", tags=["audit"], responses=READ_PROBLEMS, opt=needs("audit:read"))
 async def list_seals(service: FromService, cursor: Cursor = None, limit: Limit = 100) -> Page[SealView]:
     """List the seals of the log, the newest first. Keep copies where writers of this log have no access."""
     return await service.audit.seals(cursor, limit)
 
 
-@get("/v1/seals/{number:str}", tags=["audit"], responses=THREAD_READ_PROBLEMS)
+@get("/v1/seals/{number:str}", tags=["audit"], responses=THREAD_READ_PROBLEMS, opt=needs("audit:read"))
 async def show_seal(number: NumberPath, service: FromService) -> WholeSeal:
     """Show a seal with the number of events of each slice that it covers."""
     return await service.audit.seal(number_of(number, "number", HIGHEST_SEAL))
 
 
-@post("/v1/threads/{thread_id:str}/verify", status_code=HTTPStatus.OK, tags=["audit"], responses=THREAD_READ_PROBLEMS)
+@post(
+    "/v1/threads/{thread_id:str}/verify",
+    status_code=HTTPStatus.OK,
+    tags=["audit"],
+    responses=THREAD_READ_PROBLEMS,
+    opt=needs("audit:read"),
+)
 async def verify_thread(thread: FromThread, service: FromService, reader: FromReader) -> VerificationReport:
     """Check every hash, version and payload of a thread, and its head."""
     return await service.audit.verify_thread(thread, reader, reader.tenant)
@@ -71,6 +83,7 @@ async def verify_thread(thread: FromThread, service: FromService, reader: FromRe
     status_code=HTTPStatus.OK,
     tags=["audit"],
     responses=problems(HTTPStatus.CONFLICT),
+    opt=needs("operate"),
 )
 async def verify_log(service: FromService, reader: FromReader) -> VerificationReport:
     """Check the whole log and its seals. It reads everything, so a process does one at a time; otherwise 409."""

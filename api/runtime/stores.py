@@ -15,6 +15,7 @@ from domain.application.background_tasks import BackgroundTasks
 from domain.ports.access_log import AccessLog
 from domain.ports.archive import LogExport, LogImport
 from domain.ports.hot import HotStore
+from domain.ports.identity import IdentityStore
 from domain.ports.leases import LeaseStore
 from domain.ports.ledger import Ledger
 from domain.ports.loans import Loans
@@ -30,6 +31,7 @@ from infrastructure.embedded.server import EmbeddedPostgres
 from infrastructure.memory.access_log import MemoryAccessLog
 from infrastructure.memory.archive import MemoryArchive
 from infrastructure.memory.event_store import MemoryEventStore
+from infrastructure.memory.identity import MemoryIdentityStore
 from infrastructure.memory.leases import MemoryLeaseStore
 from infrastructure.memory.ledger import MemoryLedger
 from infrastructure.memory.read_models import MemoryReadModels
@@ -40,6 +42,7 @@ from infrastructure.memory.texts import MemoryTextStore
 from infrastructure.memory.wakeups import MemoryWakeups
 from infrastructure.postgres.access_log import PostgresAccessLog
 from infrastructure.postgres.archive import PostgresArchive
+from infrastructure.postgres.identity import PostgresIdentityStore
 from infrastructure.postgres.leases import PostgresLeaseStore
 from infrastructure.postgres.ledger import PostgresLedger
 from infrastructure.postgres.loans import PostgresLoans
@@ -119,6 +122,7 @@ class Log:
     finder: Finder
     suspects: Suspects
     loans: Loans
+    identity: IdentityStore
     vectors: VectorStore | None = None
     hot: HotStore | None = None
     url: str | None = None
@@ -160,6 +164,7 @@ async def open_log(settings: Settings, stack: AsyncExitStack, clock: SystemClock
         finder=PostgresFinder(pool),
         suspects=PostgresSuspects(pool),
         loans=PostgresLoans(pool),
+        identity=PostgresIdentityStore(pool),
         vectors=await _vectors(settings, found.url, pool),
         hot=hot,
         url=found.url,
@@ -184,6 +189,7 @@ def _memory_log(clock: SystemClock) -> Log:
         finder=MemoryFinder(models, MESSAGES),
         suspects=leases.suspects,
         loans=leases.loans,
+        identity=MemoryIdentityStore(clock.now),
         vectors=MemoryVectorStore(),
     )
 

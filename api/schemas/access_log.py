@@ -17,5 +17,7 @@ class AccessView(Struct, frozen=True):
     actor: str | None
     client: str | None
     correlation: str | None
+    principal: str | None
+    """The verified caller; null without authentication."""
     threads: Sequence[UUID]
     """The threads that were shown; with a fork, also its ancestors. Empty for an export, which is of the whole log."""

@@ -59,6 +59,8 @@ class AuditEntry(Struct, frozen=True):
     actor: str | None
     client: str | None
     correlation: str | None
+    principal: str | None
+    """The verified caller; null without authentication."""
     actions: Sequence[str]
     version: int
     last_version: int

@@ -22,7 +22,23 @@ from domain.ports.access_log import Access, AccessCursor, AccessFilter, What
 MAX_REQUEST_CHARACTERS = 1_000
 """Characters of a request with its details that are recorded."""
 
-Operation: TypeAlias = Literal["import", "migrate", "seal", "verify", "rebuild", "rollback", "drop", "retry", "skip"]
+Operation: TypeAlias = Literal[
+    "import",
+    "migrate",
+    "seal",
+    "verify",
+    "rebuild",
+    "rollback",
+    "drop",
+    "retry",
+    "skip",
+    "create_key",
+    "rotate_key",
+    "revoke_key",
+    "create_tenant",
+    "suspend_tenant",
+    "resume_tenant",
+]
 
 AccessNumber = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
@@ -98,6 +114,6 @@ class AccessLogService:
             await self._store(caller, what, threads)
 
     async def _store(self, caller: Caller, what: What, threads: Iterable[ThreadId]) -> None:
-        who = (caller.actor, caller.client, caller.correlation)
+        who = (caller.actor, caller.client, caller.correlation, caller.principal)
         access = Access(self._clock.now(), caller.tenant, what, caller.request, tuple(threads), *who)
         await self._log.record(access)

@@ -20,6 +20,7 @@ from api.schemas.turns import TurnView, turn_view
 from api.schemas.view import view_of
 from api.services.access_log import AccessLogService
 from api.services.history import NOW, PointInTime, ThreadHistory
+from api.services.identity import IdentityService
 from api.services.projection_admin import ProjectionAdmin
 from api.services.read_models import ReadModelQueries
 from api.services.replays import Replays
@@ -120,6 +121,7 @@ class Service:
         self.audit = Verification(runtime, self.access_log)
         self.reading = ReadModelQueries(runtime, self.access_log)
         self.replays = Replays(runtime, self.access_log, self.reading)
+        self.identity = IdentityService(runtime, self.access_log)
         self.limits = TenantLimits(runtime, self.reading)
         self.projection_admin = ProjectionAdmin(runtime, self.access_log)
         self.send_buffer = SendBuffer()
@@ -412,7 +414,13 @@ class Service:
         return idempotency_key(thread_id, caller.key, (*asked, caller.seen)) if caller.key is not None else None
 
     def _metadata(self, command_id: CommandId, caller: Caller) -> Metadata:
-        return Metadata(command_id, correlation=caller.correlation, actor=caller.actor, client=caller.client)
+        return Metadata(
+            command_id,
+            correlation=caller.correlation,
+            actor=caller.actor,
+            client=caller.client,
+            principal=caller.principal,
+        )
 
     def _command_id(self, thread_id: ThreadId, caller: Caller) -> CommandId:
         if caller.key is not None:

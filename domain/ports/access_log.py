@@ -31,6 +31,12 @@ What: TypeAlias = Literal[
     "drop",
     "retry",
     "skip",
+    "create_key",
+    "rotate_key",
+    "revoke_key",
+    "create_tenant",
+    "suspend_tenant",
+    "resume_tenant",
 ]
 """What a caller read, or what an operator did, from `import` on. An export reads the whole log and names no threads."""
 
@@ -46,10 +52,12 @@ class Access(Struct, frozen=True):
     """The exact request: a path with its parameters, or a command line. For an operation over HTTP also its body's."""
     threads: tuple[ThreadId, ...]
     actor: str | None = None
-    """The person, if the caller named one."""
+    """The person whom the caller says to act for; without one, the principal."""
     client: str | None = None
     """The name that the caller's program gives itself."""
     correlation: str | None = None
+    principal: str | None = None
+    """The verified caller; None without authentication."""
 
 
 class RecordedAccess(Struct, frozen=True):

@@ -24,6 +24,8 @@ class Metadata(Struct, frozen=True, omit_defaults=True, gc=False):
     actor: str | None = None
     client: str | None = None
     """The name that the caller's program gives itself."""
+    principal: str | None = None
+    """The verified caller, which acts for the `actor`; None without authentication."""
 
 
 class Recorded(Struct, frozen=True, gc=False):

@@ -17,15 +17,16 @@ MAX_WAITING_ACCESSES = 2_000
 """Accesses that may wait; more are refused, so that a slow database does not fill the memory."""
 
 RECORD = """
-INSERT INTO reads (at, tenant, what, request, threads, actor, client, correlation)
-SELECT at, tenant, what, request, threads::uuid[], actor, client, correlation
-  FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
-       AS given (at, tenant, what, request, threads, actor, client, correlation)
+INSERT INTO reads (at, tenant, what, request, threads, actor, client, correlation, principal)
+SELECT at, tenant, what, request, threads::uuid[], actor, client, correlation, principal
+  FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+              $9::text[])
+       AS given (at, tenant, what, request, threads, actor, client, correlation, principal)
 """
 """Insert accesses. The threads of each are an array as text, since arrays in an array must have the same length."""
 
 PAGE = """
-SELECT id, at, tenant, what, request, threads, actor, client, correlation
+SELECT id, at, tenant, what, request, threads, actor, client, correlation, principal
   FROM reads
  WHERE tenant = $1
    AND at >= coalesce($2::timestamptz, '-infinity')
@@ -46,7 +47,7 @@ PAGE_OF_ACTOR = PAGE.replace("($7::text IS NULL OR actor = $7)", "actor = $7")
 
 PAGE_OF_THREAD = PAGE.replace(
     "FROM reads",
-    """FROM (SELECT id, at, tenant, what, request, threads, actor, client, correlation
+    """FROM (SELECT id, at, tenant, what, request, threads, actor, client, correlation, principal
           FROM reads
          WHERE threads @> ARRAY[$9::uuid]
         OFFSET 0) AS of_thread""",
@@ -84,9 +85,9 @@ class PostgresAccessLog(Store):
         await self._groups.close()
 
     async def _write(self, group: Sequence[Access]) -> Sequence[None]:
-        *before, threads, actor, client, correlation = map(list, zip(*map(astuple, group), strict=True))
+        *before, threads, actor, client, correlation, principal = map(list, zip(*map(astuple, group), strict=True))
         ids = [f"{{{','.join(map(str, of_access))}}}" for of_access in threads]
-        await self._fetch(RECORD, *before, ids, actor, client, correlation)
+        await self._fetch(RECORD, *before, ids, actor, client, correlation, principal)
         return [None] * len(group)
 
 

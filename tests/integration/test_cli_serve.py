@@ -69,7 +69,7 @@ async def test_a_server_says_when_it_is_ready_and_ends_well(database_url: str, n
 
     assert server.ready.startswith("Threadfold is ready at http://127.0.0.1:")
     assert f"data in PostgreSQL at {database_url.partition('host=')[2].partition('&')[0]}/test_" in server.ready
-    assert server.ready.endswith("; model: offline\n")
+    assert server.ready.endswith("; model: offline; open to this machine, without keys\n")
     assert (done.status, done.out) == (0, "")
     assert done.err == "Threadfold stops when the running turns have ended, within some seconds.\n"
 
@@ -80,7 +80,10 @@ async def test_the_ready_line_tells_no_secret() -> None:
     ) as server:
         pass
 
-    assert server.ready.endswith("memory only, lost when this process ends; model: Large at http://127.0.0.1:1/v1\n")
+    assert server.ready.endswith(
+        "memory only, lost when this process ends; "
+        "model: Large at http://127.0.0.1:1/v1; open to this machine, without keys\n"
+    )
 
 
 async def test_a_port_in_use_is_told_in_one_line() -> None:

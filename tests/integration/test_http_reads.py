@@ -124,6 +124,7 @@ async def test_content_is_recorded_once_with_who_was_shown_it(api: Api, thread: 
         "request": path,
         "actor": "ada",
         "client": "console/1",
+        "principal": None,
         "correlation": "ticket-7",
         "threads": [thread],
     }

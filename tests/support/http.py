@@ -16,6 +16,7 @@ from api.app import create_app
 from api.services.threads import Service
 from domain.agents.agent import Agent, TurnContext
 from domain.agents.graph import Graph, Node
+from domain.application.identity.authenticate import Authenticator
 from domain.thread.events import END, NodeEvent
 from infrastructure.settings import Settings
 
@@ -32,6 +33,7 @@ class Api(httpx.AsyncClient):
     """A client of a running application, and a door to what is behind it. It holds every answer against /schema."""
 
     service: Service
+    authenticator: Authenticator
     schema: dict[str, Any]
 
     async def send(self, request: httpx.Request, **how: Any) -> httpx.Response:
@@ -100,6 +102,7 @@ async def running_api(**settings: object) -> AsyncIterator[Api]:
                 await asyncio.sleep(0.01)
             async with Api(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
                 client.service, client.schema = app.state.service, schema_of(app)
+                client.authenticator = app.state.authenticator
                 yield client
         finally:
             server.should_exit = True

@@ -1,0 +1,1 @@
+"""Identity: authenticating callers, and managing keys and tenants."""
