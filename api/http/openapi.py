@@ -40,9 +40,10 @@ def _some_of(names: Iterable[str]) -> Schema:
 
 
 TENANT_NAME: Schema = {"type": "string", "pattern": "^[a-z0-9][a-z0-9_.-]{0,62}$"}
+_KEY_NAME: Schema = {"type": "string", "minLength": 1, "maxLength": 100, "pattern": "^[^\\u0000-\\u001f\\u007f]+$"}
 _VISIBLE: Schema = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
 _TEXT: Schema = {"type": "string", "pattern": TEXT}
-_TEXTS = ("actor", "correlation", "graph", "model", "node", "reason", "search", "title", "tool")
+_TEXTS = ("actor", "correlation", "graph", "model", "node", "reason", "search", "subject", "title", "tool")
 _VERSION: Schema = {"type": "integer", "minimum": 1, "maximum": MAX_VERSION}
 _ID: Schema = {"type": "string", "format": "uuid"}
 
@@ -120,6 +121,12 @@ _THREADS_OR_FILTER: Schema = {
 BODIES: Mapping[tuple[str, str], Schema] = {
     **dict.fromkeys(product(["Invoke", "StartTurn", "UpdateValues", "SetBudget"], ["checkpoint_ref"]), _REF_OR_NULL),
     ("OpenThread", "values"): _OBJECT,
+    ("Invoke", "values"): _OBJECT_OR_NULL,
+    ("Output", "schema"): _OBJECT,
+    ("Output", "name"): {"type": "string", "pattern": "^[a-zA-Z0-9_-]{1,64}$"},
+    ("CreateKey", "name"): _KEY_NAME,
+    ("CreateKey", "principal"): {**_KEY_NAME, "type": ["string", "null"]},
+    ("CreateKey", "tenant"): {**TENANT_NAME, "type": ["string", "null"]},
     ("UpdateValues", "values"): _OBJECT,
     ("ForkThread", "values"): _OBJECT_OR_NULL,
     ("Decide", "arguments"): _OBJECT_OR_NULL,

@@ -72,7 +72,7 @@ async def test_a_proof_is_recorded(thread: str, database_url: str, owner: asyncp
     key = new_key()[0]
     await threadfold("seals", "make", database_url=database_url, signing_key=key)
     assert (await threadfold("proof", thread, "3", database_url=database_url, signing_key=key)).status == 0
-    assert [(read["what"], read["threads"]) for read in await recorded(owner)] == [("proof", [thread])]
+    assert [(read["what"], read["threads"]) for read in await recorded(owner)] == [("seal", []), ("proof", [thread])]
 
 
 async def test_an_export_is_recorded_as_the_whole_log(
