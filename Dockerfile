@@ -4,10 +4,11 @@ COPY requirements/run.txt requirements/run.txt
 RUN python -m venv .venv && .venv/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements/run.txt
 
 FROM python:3.13-slim
-ENV PATH=/app/.venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOST=0.0.0.0
+ENV PATH=/app/.venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOST=0.0.0.0 AUTH=required
 WORKDIR /app
 # The account owns nothing but the folder of the embedded PostgreSQL, for a container without DATABASE_URL.
 RUN useradd --system --no-create-home --home-dir /app --uid 10001 threadfold && install -d -o threadfold -m 0700 .data
+RUN printf '#!/bin/sh\nPYTHONPATH=/app exec /app/.venv/bin/python -P -m api "$@"\n' >/usr/local/bin/threadfold && chmod 755 /usr/local/bin/threadfold
 COPY --from=packages /app/.venv .venv
 COPY pyproject.toml .
 COPY docs docs
