@@ -8,7 +8,7 @@ from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.routes import HTTPRoute
 
-from api.http.authentication import Authentication, check_scopes, is_loopback
+from api.http.authentication import Authentication, RequestLimits, check_scopes, is_loopback, rate_of
 from api.http.body_size import MAX_BODY_BYTES
 from api.http.guards import guard
 from api.http.json_body import JsonRequest
@@ -53,7 +53,7 @@ def create_app(settings: Settings, opened: Callable[[Runtime], None] = lambda _:
             dependency.__name__: Provide(dependency, sync_to_thread=False)
             for dependency in (service, readiness, caller, reader, verified, thread, turn)
         },
-        middleware=[Authentication()],
+        middleware=[Authentication(_limits_of(settings))],
         before_request=guard(settings.host),
         exception_handlers=problem_handlers(),
         # Each application renders its own schema, with the names of its agents.
@@ -71,6 +71,14 @@ def create_app(settings: Settings, opened: Callable[[Runtime], None] = lambda _:
     )
     _resolve_dependencies_in_sequence(app)
     return app
+
+
+def _limits_of(settings: Settings) -> RequestLimits:
+    return RequestLimits(
+        rate_of(settings.key_requests_per_second),
+        rate_of(settings.tenant_requests_per_second),
+        settings.tenant_streams,
+    )
 
 
 def _check_reach(settings: Settings, authenticator: Authenticator) -> None:

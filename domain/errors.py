@@ -31,6 +31,7 @@ ThreadfoldError
 │   └── VerificationRuns    another verification is running
 ├── Unauthenticated         no key or token, or one that is not valid
 ├── Forbidden               the principal lacks a scope
+├── TooManyRequests         a key or tenant exceeds its rate, or has too many streams open
 ├── StoreUnavailable        the database does not answer
 │   └── Overloaded          the queue of writes is full
 ├── BehindLog               a read model has not caught up with the caller
@@ -271,6 +272,15 @@ class Forbidden(ThreadfoldError):
         """`field` is the header at fault."""
         super().__init__(message)
         self.field = field
+
+
+class TooManyRequests(ThreadfoldError):
+    """The key or its tenant sends more requests than it may."""
+
+    def __init__(self, message: str | None = None, retry_after: int = 1) -> None:
+        """`retry_after` is in seconds."""
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class StoreUnavailable(ThreadfoldError):

@@ -205,6 +205,12 @@ class Settings(BaseSettings):
     """JSON file of what models cost"""
     auth: Annotated[Literal["auto", "required", "none"], BeforeValidator(_lower)] = "auto"
     """whether callers need a key: required, none, or auto: once there is one, and on any address but loopback"""
+    key_requests_per_second: float | None = Field(default=None, gt=0, le=100_000)
+    """requests a second that one key may send to a process, on average; empty: any number"""
+    tenant_requests_per_second: float | None = Field(default=None, gt=0, le=100_000)
+    """requests a second that all keys of a tenant may send to a process, on average; empty: any number"""
+    tenant_streams: int | None = Field(default=None, ge=1, le=100_000)
+    """streams and waiting requests that a tenant may have open at a process; empty: any number"""
     host: str = "127.0.0.1"
     """the address to listen on; 0.0.0.0 is every one"""
     port: int = Field(default=8000, ge=0, le=65535)

@@ -5,7 +5,10 @@ Each route declares its scope with `opt=needs(...)`. The application refuses to 
 
 import asyncio
 import ipaddress
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 from litestar.enums import HttpMethod, ScopeType
@@ -15,8 +18,9 @@ from litestar.types import ASGIApp, Receive, Send
 from litestar.types import Scope as ConnectionScope
 
 from domain.application.identity.authenticate import Authenticator
-from domain.errors import Forbidden, ThreadfoldError, Unauthenticated
+from domain.errors import Forbidden, ThreadfoldError, TooManyRequests, Unauthenticated
 from domain.identity.principal import OPEN, Principal
+from domain.identity.rates import Rate, RateLimiter, RateState
 from domain.identity.scopes import Scope
 
 SCOPE = "scope"
@@ -60,6 +64,42 @@ def check_scopes(routes: Iterable[HTTPRouteHandler]) -> None:
             raise UndeclaredScope(f"{route} declares no scope. Add opt=needs(...) or opt=public() to it.")
 
 
+@dataclass(frozen=True)
+class RequestLimits:
+    """What a key and a tenant may ask of this process. None: any number."""
+
+    key_rate: Rate | None = None
+    tenant_rate: Rate | None = None
+    streams: int | None = None
+    limiter: RateLimiter = field(default_factory=RateLimiter)
+
+    def count(self, principal: Principal) -> RateState | None:
+        """Count a request, and return how its rates stand; None if none is limited. Raises `TooManyRequests`."""
+        buckets: list[tuple[object, Rate]] = []
+        if self.key_rate:
+            buckets.append((("key", principal.tenant, principal.key_id or principal.name), self.key_rate))
+        if self.tenant_rate:
+            buckets.append((principal.tenant, self.tenant_rate))
+        state = self.limiter.take(buckets, time.monotonic())
+        if state is not None and not state.allowed:
+            raise TooManyRequests(
+                f"More than {state.limit} requests at once, or more than the rate allows. Retry after "
+                f"{state.retry_after} s.",
+                state.retry_after,
+            )
+        return state
+
+    def check_streams(self, opened: int) -> None:
+        """Check that a tenant may open another stream. Raises `TooManyRequests`."""
+        if self.streams is not None and opened >= self.streams:
+            raise TooManyRequests(f"The tenant has {opened} streams and waiting requests open, the most it may.", 5)
+
+
+def rate_of(per_second: float | None) -> Rate | None:
+    """Return a rate that allows twice as many requests at once as in a second, and at least one."""
+    return None if per_second is None else Rate(per_second, max(1, ceil(2 * per_second)))
+
+
 class Authentication(ASGIMiddleware):
     """Authenticates each request before its body is read, and checks its scope.
 
@@ -67,6 +107,9 @@ class Authentication(ASGIMiddleware):
     """
 
     scopes = (ScopeType.HTTP,)
+
+    def __init__(self, limits: RequestLimits) -> None:
+        self._limits = limits
 
     async def handle(self, scope: ConnectionScope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         """Pass a permitted request on. Raises `Unauthenticated` and `Forbidden`."""
@@ -85,12 +128,30 @@ class Authentication(ASGIMiddleware):
         else:
             principal = OPEN
         scope["auth"] = principal
+        if principal is not OPEN and (state := self._limits.count(principal)) is not None:
+            send = _with_headers(send, state)
         if wanted != AUTHENTICATED and not principal.may(wanted):
             raise Forbidden(f"This takes the scope {wanted}; the key has {', '.join(principal.scopes) or 'none'}.")
         if options[LONG] and principal is not OPEN:
+            self._limits.check_streams(authenticator.opened_by(principal.tenant))
             await _until_it_ends(authenticator, principal, next_app, scope, receive, send)
         else:
             await next_app(scope, receive, send)
+
+
+def _with_headers(send: Send, state: RateState) -> Send:
+    """Add to an answer how the caller's rate stands."""
+    headers = [
+        (f"ratelimit-{name}".encode(), str(value).encode())
+        for name, value in (("limit", state.limit), ("remaining", state.remaining), ("reset", state.reset))
+    ]
+
+    async def sending(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], *headers]
+        await send(message)
+
+    return sending
 
 
 async def _until_it_ends(

@@ -48,6 +48,7 @@ _ANSWERS: Mapping[type, tuple[HTTPStatus, str | None]] = {
     errors.UnknownKey: (HTTPStatus.NOT_FOUND, "key_id"),
     errors.UnknownTenant: (HTTPStatus.NOT_FOUND, "tenant"),
     errors.TenantExists: (HTTPStatus.CONFLICT, "name"),
+    errors.TooManyRequests: (HTTPStatus.TOO_MANY_REQUESTS, None),
     errors.BehindLog: (HTTPStatus.SERVICE_UNAVAILABLE, None),
     errors.StoreUnavailable: (HTTPStatus.SERVICE_UNAVAILABLE, None),
 }
@@ -85,6 +86,7 @@ MEANINGS: Mapping[int, str] = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is not declared as JSON, or is encoded.",
     HTTPStatus.UNPROCESSABLE_ENTITY: "There is no such graph, or the idempotency key was used for another request.",
+    HTTPStatus.TOO_MANY_REQUESTS: "The key or its tenant exceeds its rate, or has too many streams; see `Retry-After`.",
     HTTPStatus.INTERNAL_SERVER_ERROR: "A defect of the service; it was logged.",
     HTTPStatus.SERVICE_UNAVAILABLE: "The database is unavailable, or a read model is behind; see `Retry-After`.",
 }
@@ -126,6 +128,7 @@ def problems(*statuses: int, body: bool = False, store: bool = True) -> dict[int
         HTTPStatus.BAD_REQUEST,
         HTTPStatus.UNAUTHORIZED,
         HTTPStatus.FORBIDDEN,
+        HTTPStatus.TOO_MANY_REQUESTS,
         HTTPStatus.INTERNAL_SERVER_ERROR,
     )
     of_body = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE) if body else ()
@@ -216,7 +219,10 @@ def _of_domain(error: ThreadfoldError, request: AnyRequest) -> ProblemDetailsExc
             field = "If-Match" if "if-match" in request.headers else field
             detail = why = detail if error.actual else "There is no such thread yet, so it has no checkpoint."
     title = "".join(f" {c}" if c.isupper() else c for c in type(error).__name__).strip().capitalize()
-    return problem(status, title, detail, *([FieldProblem(field, why)] if field else ()))
+    answer = problem(status, title, detail, *([FieldProblem(field, why)] if field else ()))
+    if isinstance(error, errors.TooManyRequests):
+        answer.headers = {"Retry-After": str(error.retry_after)}
+    return answer
 
 
 def _of_validation(error: ValidationException, request: AnyRequest) -> ProblemDetailsException:

@@ -333,3 +333,40 @@ def test_no_field_of_a_body_is_called_like_a_dependency() -> None:
     dependencies = {name for handler in ROUTES for name in handler.resolve_dependencies()} | app.dependencies.keys()
     assert {"service", "verified"} <= dependencies
     assert not {name for body in Body.__subclasses__() for name in body.model_fields} & dependencies
+
+
+async def test_a_key_and_a_tenant_have_their_rates() -> None:
+    limits = {"key_requests_per_second": 0.001, "tenant_requests_per_second": 0.0015}  # bursts of one
+    async with running_api(database_url="memory://", auth="required", **limits) as api:
+        await api.service.identity.create_tenant("acme", OPERATOR, Caller())
+        one, two, foreign = [await a_key(api), await a_key(api), await a_key(api, tenant="acme")]
+        first = await api.get("/v1/threads", headers=bearer(one))
+        assert first.status_code == 200
+        assert (first.headers["RateLimit-Limit"], first.headers["RateLimit-Remaining"]) == ("1", "0")
+        for token in (one, two):  # the second key has a rate of its own, but the tenant has spent its own
+            refused = await api.get("/v1/threads", headers=bearer(token))
+            assert refused.status_code == 429
+            assert int(refused.headers["Retry-After"]) > 500
+            assert refused.json()["type"] == "urn:threadfold:too-many-requests"
+        assert (await api.get("/v1/threads", headers=bearer(foreign))).status_code == 200
+        assert (await api.get("/health/live")).status_code == 200
+
+
+async def test_a_tenant_has_so_many_streams() -> None:
+    async with running_api(database_url="memory://", auth="required", tenant_streams=2) as api:
+        await api.service.identity.create_tenant("acme", OPERATOR, Caller())
+        mine, foreign = (
+            bearer(await a_key(api, "threads:read", "threads:write")),
+            bearer(await a_key(api, tenant="acme")),
+        )
+        thread_id = (await api.post("/v1/threads", json={}, headers=mine)).json()["thread_id"]
+        path, feed = f"/v1/threads/{thread_id}/stream", "/v1/feed"
+        async with api.stream("GET", path, headers=mine) as one, api.stream("GET", path, headers=mine) as two:
+            assert [one.status_code, two.status_code] == [200, 200]
+            refused = await api.get(path, headers=mine)
+            assert (refused.status_code, refused.headers["Retry-After"]) == (429, "5")
+            assert (await api.get(feed, headers=mine)).status_code == 429
+            assert (await api.get(feed, headers=foreign)).status_code == 200
+        async with asyncio.timeout(60):
+            while (await api.get(feed, headers=mine)).status_code == 429:
+                await asyncio.sleep(0.05)

@@ -6,6 +6,7 @@ is refused within that time in every process, whatever happens to notifications 
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -81,6 +82,7 @@ class Authenticator:
         self._polled_at = float("-inf")
         self._uses: dict[str, datetime] = {}
         self._opened: set[_Opened] = set()
+        self._opened_by: Counter[Tenant] = Counter()
 
     async def authenticate(self, token: str) -> Principal:
         """Return the principal of a key or token.
@@ -107,10 +109,18 @@ class Authenticator:
         """Call `end` once if the principal's key or token ends, or its tenant is suspended, while the block runs."""
         opened = _Opened(principal, end)
         self._opened.add(opened)
+        self._opened_by[principal.tenant] += 1
         try:
             yield
         finally:
             self._opened.discard(opened)
+            self._opened_by[principal.tenant] -= 1
+            if not self._opened_by[principal.tenant]:
+                del self._opened_by[principal.tenant]
+
+    def opened_by(self, tenant: Tenant) -> int:
+        """Return how many streams and waiting requests a tenant has open at this process."""
+        return self._opened_by[tenant]
 
     async def run(self) -> None:
         """Poll for changes until cancelled. Raises `StoreUnavailable`."""
