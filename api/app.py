@@ -8,12 +8,14 @@ from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.routes import HTTPRoute
 
-from api.http.authentication import Authentication, RequestLimits, check_scopes, is_loopback, rate_of
+from api.http.authentication import Authentication, RequestLimits, check_scopes, rate_of
 from api.http.body_size import MAX_BODY_BYTES
 from api.http.guards import guard
+from api.http.hosts import is_loopback
 from api.http.json_body import JsonRequest
 from api.http.openapi import TightSchema
 from api.http.problems import decode_body, is_body, problem_handlers
+from api.http.security_headers import add_security_headers
 from api.routes import ROUTES
 from api.routes.dependencies import caller, reader, readiness, service, thread, turn, verified
 from api.runtime.composition import Runtime, open_runtime
@@ -54,7 +56,8 @@ def create_app(settings: Settings, opened: Callable[[Runtime], None] = lambda _:
             for dependency in (service, readiness, caller, reader, verified, thread, turn)
         },
         middleware=[Authentication(_limits_of(settings))],
-        before_request=guard(settings.host),
+        before_send=[add_security_headers],
+        before_request=guard(settings.host, settings.host_names),
         exception_handlers=problem_handlers(),
         # Each application renders its own schema, with the names of its agents.
         openapi_config=OpenAPIConfig(

@@ -111,6 +111,13 @@ def _fields(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _host_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,252})", name):
+            raise ValueError(f"expected names such as agents.example.com, without scheme and port, not {name!r}")
+    return names
+
+
 def _in_checkout(path: pathlib.Path) -> pathlib.Path:
     return CHECKOUT / path.expanduser()
 
@@ -213,6 +220,8 @@ class Settings(BaseSettings):
     """streams and waiting requests that a tenant may have open at a process; empty: any number"""
     host: str = "127.0.0.1"
     """the address to listen on; 0.0.0.0 is every one"""
+    host_names: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names), AfterValidator(_host_names)] = ()
+    """further names by which clients call the server, such as agents.example.com, separated by commas"""
     port: int = Field(default=8000, ge=0, le=65535)
     """the port to listen on; 0 takes a free one"""
     log_level: Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)] = "info"

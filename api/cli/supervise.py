@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from api.cli.bootstrap import connected, model_of, place_of
 from api.cli.output import echo
-from api.http.authentication import is_loopback
+from api.http.hosts import is_loopback
 from api.runtime.output import Output
 from api.runtime.process import Process
 from api.runtime.projector import stdout_descriptor

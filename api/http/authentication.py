@@ -4,7 +4,6 @@ Each route declares its scope with `opt=needs(...)`. The application refuses to 
 """
 
 import asyncio
-import ipaddress
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -205,11 +204,3 @@ def _token(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     if not token.isascii() or not token.decode("latin-1").isprintable() or len(token) > MAX_TOKEN_CHARACTERS:
         raise Unauthenticated(f"A key or token must be at most {MAX_TOKEN_CHARACTERS:,} printable ASCII characters.")
     return token.decode("ascii")
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach an address."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

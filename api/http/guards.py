@@ -1,9 +1,8 @@
 """Checks of every request before its handler runs."""
 
-import ipaddress
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from http import HTTPStatus
@@ -15,21 +14,19 @@ from litestar.exceptions import NotFoundException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import QueryParameter
 
+from api.http.hosts import host_guard
 from api.http.problems import MAX_TEXT_CHARACTERS, AnyRequest, FieldProblem, problem
 from domain.json import check_text
 
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::[0-9]*)?", re.IGNORECASE)
 
 
-def guard(host: str) -> Callable[[AnyRequest], Awaitable[Response[None] | None]]:
-    """Return the check of all requests to a server that listens on `host`."""
-    names = _names(host)
+def guard(host: str, names: Sequence[str] = ()) -> Callable[[AnyRequest], Awaitable[Response[None] | None]]:
+    """Return the check of all requests to a server that listens on `host`, and that also has other names."""
+    check_host = host_guard(host, names)
 
     async def check(request: AnyRequest) -> Response[None] | None:
-        _refuse_foreign_hosts(request, names)
-        _refuse_foreign_origins(request)
+        check_host(request)
         _refuse_unknown_paths(request)
         _refuse_wrong_parameters(request)
         return _methods(request) if request.method == HttpMethod.OPTIONS else None
@@ -44,37 +41,6 @@ def _methods(request: AnyRequest) -> Response[None]:
         method for route in request.app.routes if path in {route.path, route.path_format} for method in route.methods
     }
     return Response(None, status_code=HTTPStatus.NO_CONTENT, headers={"Allow": ", ".join(sorted(methods))})
-
-
-def _names(host: str) -> frozenset[str] | None:
-    """Return the names under which a server may be requested; None if any is allowed."""
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        loopback = False
-    return LOOPBACK_NAMES | {host.lower()} if loopback else None
-
-
-def _refuse_foreign_hosts(request: AnyRequest, names: frozenset[str] | None) -> None:
-    """Refuse other names, against DNS rebinding: the name of a foreign page may resolve to 127.0.0.1."""
-    if names is not None and _host_of(request) not in names:
-        _refuse(HTTPStatus.BAD_REQUEST, "Host", f"must be one of {', '.join(sorted(names))}, with any port")
-
-
-def _refuse_foreign_origins(request: AnyRequest) -> None:
-    """Refuse requests that a page of another site makes a browser send."""
-    origin = request.headers.get("origin")
-    if origin is None:
-        return
-    scheme, _, host = origin.partition("://")
-    match = _HOST.fullmatch(host) if scheme in {"http", "https"} else None
-    if match is None or match[1].lower() != _host_of(request):
-        _refuse(HTTPStatus.FORBIDDEN, "Origin", "must be this server: pages of other sites may not call it")
-
-
-def _host_of(request: AnyRequest) -> str | None:
-    match = _HOST.fullmatch(request.headers.get("host", ""))
-    return match[1].lower() if match else None
 
 
 def _refuse_unknown_paths(request: AnyRequest) -> None:
@@ -93,15 +59,15 @@ def _refuse_wrong_parameters(request: AnyRequest) -> None:
     known = _parameters(request.route_handler)
     for name, count in Counter(name for name, _ in request.query_params.multi_items()).items():
         if name not in known:
-            _refuse(HTTPStatus.BAD_REQUEST, name, "is not a parameter of this path")
+            _refuse(name, "is not a parameter of this path")
         if count > 1:
-            _refuse(HTTPStatus.BAD_REQUEST, name, "is given more than once")
+            _refuse(name, "is given more than once")
     for name, value in request.query_params.multi_items():
         check_text(value, name)
         if value.lower() == "null" and str not in known[name]:
-            _refuse(HTTPStatus.BAD_REQUEST, name, "must have a value; omit it for none")
+            _refuse(name, "must have a value; omit it for none")
         if datetime in known[name] and not _DATE.match(value):
-            _refuse(HTTPStatus.BAD_REQUEST, name, "must be an instant such as 2026-11-23T10:00:00Z")
+            _refuse(name, "must be an instant such as 2026-11-23T10:00:00Z")
 
 
 @cache
@@ -122,7 +88,6 @@ def _parameters(route: BaseRouteHandler) -> Mapping[str, frozenset[object]]:
     }
 
 
-def _refuse(status: int, field: str, why: str) -> NoReturn:
-    title = "Invalid input" if status == HTTPStatus.BAD_REQUEST else "Forbidden"
+def _refuse(field: str, why: str) -> NoReturn:
     field = field[:MAX_TEXT_CHARACTERS]
-    raise problem(status, title, f"{field}: {why}", FieldProblem(field, why))
+    raise problem(HTTPStatus.BAD_REQUEST, "Invalid input", f"{field}: {why}", FieldProblem(field, why))
