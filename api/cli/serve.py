@@ -21,7 +21,7 @@ from api.app import create_app
 from api.cli.bootstrap import connected, explained, log_to_stderr, tune_garbage_collection
 from api.cli.output import echo
 from api.cli.supervise import STOP_LIMIT_S, STOPS, ready_line, say, supervise
-from api.cli.uvicorn_protocol import Protocol
+from api.cli.uvicorn_protocol import Protocol, max_connections, sweeping
 from api.runtime.composition import Runtime
 from api.runtime.process import Process
 from api.runtime.stores import MEMORY
@@ -148,8 +148,10 @@ async def _serve(process: Process, settings: Settings, listener: socket.socket, 
 
     server = _Server(config, ready)
     process.on_stop(_stopper(process, server, app))
-    async with connected(settings, app.lifespan()):
-        await server.serve(sockets=[listener])
+    Protocol.most = max_connections()
+    with sweeping(asyncio.get_running_loop(), server.server_state.connections):
+        async with connected(settings, app.lifespan()):
+            await server.serve(sockets=[listener])
 
 
 def _answering_503_when_cancelled(app: ASGIApp) -> ASGIApp:
