@@ -189,7 +189,7 @@ def _stopper(process: Process, server: uvicorn.Server, app: Litestar) -> Callabl
         else:
             if not process.has_parent:  # which prints it for all
                 say(STOPS)
-            app.state.service.runtime.stopping.set()
+            app.state.service.runtime.stop_waiting()
             server.should_exit = True
 
     return stop

@@ -22,7 +22,7 @@ from api.http.send_buffer import PIECE_BYTES
 from api.routes.dependencies import FromReader, FromService, FromThread
 from api.schemas.events import event_view
 from api.services.threads import Service
-from domain.application.streaming.follow import follow
+from domain.application.streaming.follow import IDLE_S, follow
 from domain.errors import StoreUnavailable
 from domain.ids import MAX_VERSION, ThreadId, Version
 from domain.ports.wakeups import Delta, Withdrawn
@@ -104,7 +104,8 @@ async def _followed(
     repository, broadcast = runtime.repository, runtime.turns.services.broadcast
     yield b": connected\n\n"
     last, seen = clock(), after
-    async with aclosing(follow(repository, broadcast, thread_id, after)) as following:
+    glance = IDLE_S if until_idle else HEARTBEAT_S  # an idle stream costs nothing in between
+    async with aclosing(follow(repository, broadcast, thread_id, after, glance)) as following:
         async for signal in following:
             passing = isinstance(signal, Delta | Withdrawn)
             if signal is not None:
@@ -120,7 +121,7 @@ async def _followed(
                         async for piece in pieces:
                             yield piece
                 last = clock()
-            elif clock() - last > HEARTBEAT_S:
+            elif clock() - last >= HEARTBEAT_S - 1:
                 yield b": ping\n\n"
                 last = clock()
             if runtime.stopping.is_set():

@@ -88,6 +88,11 @@ class Runtime:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the process is stopping: requests that wait for something end then."""
 
+    def stop_waiting(self) -> None:
+        """Let requests that wait for something end, since the process is stopping."""
+        self.stopping.set()
+        self.turns.services.broadcast.rouse()
+
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Run turns and projections, seal the log and embed messages until the block ends."""

@@ -132,17 +132,20 @@ def _protocol(connections: set[object] | None = None) -> tuple[uvicorn_protocol.
     state = ServerState()
     if connections is not None:
         state.connections = connections  # type: ignore[assignment]
-    protocol = uvicorn_protocol.Protocol(uvicorn.Config(app, lifespan="off", log_config=None), state, {})  # type: ignore[arg-type]
-    transport, written = _Transport(), bytearray()
-    transport.write = written.extend  # type: ignore[method-assign]
+    protocol = uvicorn_protocol.Protocol(uvicorn.Config(app, lifespan="off", log_config=None), state, {})
+    transport = _Transport()
     protocol.connection_made(transport)
-    return protocol, written
+    return protocol, transport.written
 
 
 class _Transport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
         self._closing = False
+        self.written = bytearray()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
 
     def close(self) -> None:
         self._closing = True

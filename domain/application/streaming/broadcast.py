@@ -54,7 +54,12 @@ class Subscription:
         self._signals: deque[tuple[Signal, int]] = deque()
         self._size = 0
         self._filled = asyncio.Event()
-        self._dropped = False
+        self._dropped = self._roused = False
+
+    def rouse(self) -> None:
+        """Let the waiting subscriber go on without a signal."""
+        self._roused = True
+        self._filled.set()
 
     def tell(self, signal: Signal) -> None:
         """Queue a signal, unless the queue is full."""
@@ -66,17 +71,20 @@ class Subscription:
             self._dropped = True
         self._filled.set()
 
-    async def hear(self) -> Signal:
-        """Wait for the next signal. If some were dropped, returns `NewEvents` to the highest version."""
-        while not (self._signals or self._dropped):
+    async def hear(self) -> Signal | None:
+        """Wait for the next signal: `NewEvents` to the highest version if some were dropped, and None if roused."""
+        while not (self._signals or self._dropped or self._roused):
             self._filled.clear()
             await self._filled.wait()
         if self._signals:
             signal, size = self._signals.popleft()
             self._size -= size
             return signal
-        self._dropped = False
-        return NewEvents(self._thread_id, MAX_VERSION)
+        if self._dropped:
+            self._dropped = False
+            return NewEvents(self._thread_id, MAX_VERSION)
+        self._roused = False
+        return None
 
 
 def _size_of(signal: Signal) -> int:
@@ -117,6 +125,13 @@ class Broadcast:
             self._listeners[thread_id].discard(listener)
             if not self._listeners[thread_id]:
                 del self._listeners[thread_id]
+
+    def rouse(self) -> None:
+        """Let all subscribers go on, such as to notice that the process is stopping."""
+        for listeners in self._listeners.values():
+            for listener in listeners:
+                if isinstance(listener, Subscription):
+                    listener.rouse()
 
     async def keep_up(self, store: EventStore) -> None:
         """Poll the log for ever, for the threads that have listeners here: all of them in one query."""

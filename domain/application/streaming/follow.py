@@ -24,7 +24,8 @@ async def follow(
     """Yield every event after a version, for ever: each once and in order, whichever process writes it.
 
     Models' text and its retractions are yielded as they arrive, unless they belong to an older version. None is yielded
-    after `glance` seconds without a signal. No reference to a yielded event is kept.
+    after `glance` seconds without a signal, and when the broadcast rouses its subscribers. No reference to a yielded
+    event is kept.
     """
     with broadcast.watch(thread_id) as subscription:
         seen, behind, size = after, True, PageSize()
@@ -43,6 +44,8 @@ async def follow(
                 yield None
                 continue
             match signal:
+                case None:
+                    yield None
                 case Recorded(version=version) if version == seen + 1:
                     yield signal
                     seen = version
