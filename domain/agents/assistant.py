@@ -16,6 +16,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from domain.agents.agent import Agent, TurnContext
+from domain.agents.callables import described, name_of
 from domain.agents.graph import REPEAT_LIMIT, STEP_LIMIT, Branch, Edge, Graph, Node, RetryPolicy
 from domain.agents.tools import Tool
 from domain.agents.values import ValuesModel
@@ -107,6 +108,9 @@ def assistant(
 
     A tool call takes two steps: in the first the model requests it, in the second it runs.
     """
+    if other := next((tool for tool in tools if not isinstance(tool, Tool)), None):
+        what = f"{described(other)} {name_of(other)!r}" if callable(other) else described(other)
+        raise TypeError(f"{name}: tools must be made with @tool or Tool(...), not {what}")
     # A slow tool times out by itself before its node does, so that it does not fail the whole turn.
     slowest = max((tool.longest for tool in tools), default=0.0) + 30.0
     nodes = [replace(node, timeout=max(node.timeout, slowest)) if node.run is execute_tool else node for node in NODES]
