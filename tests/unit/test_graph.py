@@ -9,6 +9,7 @@ import pytest
 from domain.agents.assistant import assistant
 from domain.agents.graph import Branch, Edge, Graph, Node, RetryPolicy, Subgraph, alias_advice
 from domain.agents.mermaid import mermaid
+from domain.agents.tools import tool
 from domain.errors import InvalidGraph
 from domain.thread.events import END, MessageAppended, NodeEvent
 from tests.support.given import A_RUNNING_TURN, running
@@ -242,3 +243,5 @@ def test_the_assistant_takes_tools_only() -> None:
 
     with pytest.raises(TypeError, match=r"desk: tools must be made with @tool or .*, not a plain function 'refund'"):
         assistant("desk", tools=[refund])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"desk: tools must be a list, as in tools=\[look_up\], not Tool"):
+        assistant("desk", tools=tool(refund))  # type: ignore[arg-type]
