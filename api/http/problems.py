@@ -102,6 +102,10 @@ MAX_TEXT_CHARACTERS = 300
 """Characters of a field's name or of a message in a problem: a caller can send names of any length."""
 
 
+EXTRA_FIELD = "Extra inputs are not permitted"
+"""Pydantic's message for a field that a body does not have."""
+
+
 class FieldProblem(Struct, frozen=True):
     """What is wrong with a field, parameter or header: a dotted path, and what was expected."""
 
@@ -189,7 +193,7 @@ def problem_handlers() -> dict[int | type[Exception], Any]:
     """Return handlers that turn every error into a problem document."""
     return {
         ThreadfoldError: lambda request, error: _of_domain(error, request).to_response(request),
-        HTTPException: lambda request, error: _of_http(error).to_response(request),
+        HTTPException: lambda request, error: _of_http(error, request).to_response(request),
         ValidationException: lambda request, error: _of_validation(error, request).to_response(request),
         Exception: lambda request, error: _unexpected(error, request).to_response(request),
     }
@@ -242,7 +246,26 @@ def _one_of_validation(error: Mapping[str, Any], request: AnyRequest) -> FieldPr
     key = _as_sent(str(error.get("key") or "body"), request)[:MAX_TEXT_CHARACTERS]
     if key == "data":
         return FieldProblem("body", "is required: a JSON object")
-    return FieldProblem(key, str(error.get("message", "is not valid"))[:MAX_TEXT_CHARACTERS])
+    message = str(error.get("message", "is not valid"))
+    if message == EXTRA_FIELD and key in {
+        parameter.name for parameter in request.route_handler.parsed_fn_signature.parameters.values()
+    }:
+        message = f"is not a field of the body but a parameter of the query: ?{key}=..."
+    return FieldProblem(key, message[:MAX_TEXT_CHARACTERS])
+
+
+def _detail(error: HTTPException, request: AnyRequest) -> str:
+    """Return what was wrong: the framework's own errors have only the phrase of their status."""
+    status, path = HTTPStatus(error.status_code), request.url.path[:MAX_TEXT_CHARACTERS]
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return BODY_TOO_LARGE
+    if error.detail != status.phrase:
+        return error.detail
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = {name.lower(): value for name, value in (error.headers or {}).items()}.get("allow", "none")
+        method = request.method[:MAX_TEXT_CHARACTERS]
+        return f"{path} does not take {method}; it takes {allowed}. /schema lists all paths."
+    return f"There is no path {path}. /schema lists all paths." if status == HTTPStatus.NOT_FOUND else error.detail
 
 
 def _as_sent(key: str, request: AnyRequest) -> str:
@@ -252,11 +275,10 @@ def _as_sent(key: str, request: AnyRequest) -> str:
     return definition.name or key if isinstance(definition, QueryParameter) else key
 
 
-def _of_http(error: HTTPException) -> ProblemDetailsException:
+def _of_http(error: HTTPException, request: AnyRequest) -> ProblemDetailsException:
     if isinstance(error, ProblemDetailsException):
         return error
-    too_large = error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-    detail = BODY_TOO_LARGE if too_large else error.detail
+    detail = _detail(error, request)
     field = _HTTP_FIELDS.get(error.status_code)
     wrong = [FieldProblem(field, detail)] if field else ()
     answer = problem(error.status_code, HTTPStatus(error.status_code).phrase, detail, *wrong)

@@ -60,7 +60,7 @@ STREAMING = {
         generate_examples=False,
         media_type=MEDIA_TYPE,
         description="Each event with its version as `id` and its type as `event`; between them `delta` (text that a "
-        "model is writing, provisional until the next event) and `withdrawn` (discard the deltas).",
+        "model is writing, provisional until its message) and `withdrawn` (discard the deltas).",
     ),
     **THREAD_READ_PROBLEMS,
 }

@@ -16,6 +16,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from domain.agents.agent import Agent, TurnContext
+from domain.agents.callables import described, name_of
 from domain.agents.graph import REPEAT_LIMIT, STEP_LIMIT, Branch, Edge, Graph, Node, RetryPolicy
 from domain.agents.tools import Tool
 from domain.agents.values import ValuesModel
@@ -107,11 +108,21 @@ def assistant(
 
     A tool call takes two steps: in the first the model requests it, in the second it runs.
     """
+    _check_tools(name, tools)
     # A slow tool times out by itself before its node does, so that it does not fail the whole turn.
     slowest = max((tool.longest for tool in tools), default=0.0) + 30.0
     nodes = [replace(node, timeout=max(node.timeout, slowest)) if node.run is execute_tool else node for node in NODES]
     graph = Graph(name, "route_intent", nodes, EDGES, step_limit, repeat_limit, values)
     return Agent(graph, instructions, tools, model=model, slash_commands=slash_commands, deps=deps)
+
+
+def _check_tools(name: str, tools: object) -> None:
+    """Check what type hints say, for authors without a type checker."""
+    if not isinstance(tools, Sequence):
+        raise TypeError(f"{name}: tools must be a list, as in tools=[look_up], not {described(tools)}")
+    if other := next((tool for tool in tools if not isinstance(tool, Tool)), None):
+        what = f"{described(other)} {name_of(other)!r}" if callable(other) else described(other)
+        raise TypeError(f"{name}: tools must be made with @tool or Tool(...), not {what}")
 
 
 def slash_command(agent: Agent, text: str) -> tuple[str, JsonObject] | None:

@@ -5,7 +5,7 @@ to events; this module only checks that the function is async.
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -248,6 +248,7 @@ def alias_advice(node: str) -> str:
 
 
 def _check(graph: Graph) -> None:
+    _check_kinds(graph.name, graph.nodes, graph.edges)
     names = [node.name for node in graph.nodes]
     for name in names:
         if NODE_SEPARATOR in name:
@@ -270,6 +271,24 @@ def _check(graph: Graph) -> None:
     _check_nodes(graph)
     _check_aliases(graph, names)
     _check_reach(graph, names)
+
+
+def _check_kinds(name: str, nodes: Iterable[object], edges: object) -> None:
+    """Check what type hints say, for authors without a type checker."""
+    for node in nodes:
+        if not isinstance(node, Node | Subgraph):
+            kinds = "Node or Subgraph, as in Node('name', function)"
+            raise InvalidGraph(f"{name}: nodes must be {kinds}, not {described(node)}")
+    if not isinstance(edges, Mapping):
+        raise InvalidGraph(f"{name}: edges must be a dict of nodes' names, not {described(edges)}")
+    for source, edge in edges.items():
+        if not isinstance(edge, str | Branch):
+            kinds = "the next node's name, END or a Branch"
+            raise InvalidGraph(f"{name}: the edge from {source!r} must be {kinds}, not {described(edge)}")
+        targets: object = edge.targets if isinstance(edge, Branch) else {}
+        if not isinstance(targets, Mapping):
+            kinds = "a dict from labels to nodes, as in {'yes': 'pay', 'no': END}"
+            raise InvalidGraph(f"{name}: the branch from {source!r} needs {kinds}, not {described(targets)}")
 
 
 def _check_nodes(graph: Graph) -> None:

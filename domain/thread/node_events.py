@@ -62,6 +62,9 @@ def _not_recordable(fact: object, field: str) -> InvalidInput:
     if isinstance(fact, list | tuple):
         star = "write a star, as in [*turn.request(...), turn.say(...)]"
         return InvalidInput("events", f"an element is a list: {star}")
+    if not isinstance(fact, events.Event):
+        advice = size_limits.AWAIT if size_limits.is_not_awaited(fact) else "make an event, as in turn.say(text)"
+        return InvalidInput("events", f"an element is a {type(fact).__name__}, which is no event: {advice}")
     return InvalidInput(field, f"a node cannot record a {type(fact).__name__}")
 
 

@@ -3,9 +3,14 @@
 The limits exist because recorded values are read many times: into folded states, pages and prompts.
 """
 
+import inspect
+
 from domain.errors import InvalidInput
 from domain.json import Json
 from domain.thread.codec import to_json
+
+AWAIT = "await the call, as in `await turn.ask(...)`"
+"""What to do about a value that was not awaited."""
 
 MAX_TEXT_BYTES = 1_000_000
 """Bytes of a text in UTF-8 that one event may hold: a message, a result, a summary."""
@@ -57,8 +62,18 @@ def check_text_size(text: str | None, field: str) -> int:
     return size
 
 
-def check_message_text(content: str, field: str) -> None:
-    """Raise `InvalidInput` for a text that is longer than a node may say itself."""
+def is_not_awaited(value: object) -> bool:
+    """Return whether a value is a call that was not awaited, and close it: it never runs."""
+    if inspect.iscoroutine(value):
+        value.close()
+    return inspect.isawaitable(value)
+
+
+def check_message_text(content: object, field: str) -> None:
+    """Raise `InvalidInput` for what is no text, or longer than a node may say itself."""
+    if not isinstance(content, str):
+        advice = AWAIT if is_not_awaited(content) else "of a value use str() or json.dumps()"
+        raise InvalidInput(field, f"must be text, not a {type(content).__name__}; {advice}")
     if len(content) > MAX_NODE_MESSAGE_CHARACTERS:
         raise InvalidInput(field, f"may have {MAX_NODE_MESSAGE_CHARACTERS:,} characters, not {len(content):,}")
 
@@ -69,6 +84,8 @@ def check_is_json(value: Json, field: str) -> None:
         to_json(value)
     except TypeError as error:
         advice = "of a pydantic model use model_dump(mode='json'), of a msgspec struct msgspec.to_builtins"
+        if is_not_awaited(value) or "type coroutine " in str(error):
+            advice = AWAIT
         raise InvalidInput(field, f"must be JSON; {advice} ({error})") from error
 
 

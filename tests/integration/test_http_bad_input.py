@@ -530,6 +530,13 @@ async def test_a_problem_says_what_helps(api: Api) -> None:
     assert "There is no such thread yet" in nothing.json()["detail"]
     large = await api.post("/v1/agent/invoke", json={"user_input": "a" * 1_100_000})
     assert "1,000,000 bytes" in large.json()["detail"]
+    nowhere = await api.get("/v1/nothing")
+    assert nowhere.json()["detail"] == "There is no path /v1/nothing. /schema lists all paths."
+    other = (await api.post(f"/v1/threads/{UNKNOWN}/messages", json={})).json()
+    takes = "does not take POST; it takes GET, OPTIONS. /schema lists all paths."
+    assert other["detail"] == other["errors"][0]["message"] == f"/v1/threads/{UNKNOWN}/messages {takes}"
+    misplaced = await api.post(f"/v1/threads/{UNKNOWN}/turns", json={"user_input": "a", "wait": True})
+    assert "wait: is not a field of the body but a parameter of the query: ?wait=..." in misplaced.json()["detail"]
     digits = b'{"values": {"a": 1' + b"0" * 5000 + b"}}"
     endless = await api.post("/v1/threads", content=digits, headers=JSON)
     assert "integers must be between" in endless.json()["detail"]

@@ -122,6 +122,7 @@ async def text_until_the_end(response: httpx.Response) -> list[str]:
         elif name == "data" and kind == "delta":
             texts[-1] += json.loads(value)["text"]
         elif name == "data" and kind == "withdrawn":
+            assert set(json.loads(value)) == {"after"}
             texts.append("")
         elif name == "data" and kind in {"TurnCompleted", "TurnFailed"}:
             break

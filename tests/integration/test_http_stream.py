@@ -43,9 +43,12 @@ class Told:
         if "id" in message:
             assert data["version"] == int(message["id"])
             assert data["type"] == message["event"]
+            assert set(data) == {"version", "type", "recorded_at", "data", "metadata"}
             self.versions.append(data["version"])
             self.types.append(data["type"])
         elif message["event"] == "delta":
+            assert set(data) == {"after", "offset", "text"}
+            assert data["after"] >= max(self.versions, default=0)
             self.deltas.append(data)
 
 

@@ -112,6 +112,11 @@ FILE = "test_failure_places.py"
         (lambda turn: "a", "a list of events, not str"),
         (lambda turn: turn.generate(), "return the events of an awaited call"),
         (lambda turn: [turn.request("clock")], "write a star, as in [*turn.request(...)"),
+        (lambda turn: ["a"], "events: an element is a str, which is no event: make an event, as in turn.say(text)"),
+        (lambda turn: [turn.generate()], "which is no event: await the call"),
+        (lambda turn: [turn.say({"a": 1})], "say: must be text, not a dict; of a value use str() or json.dumps()"),
+        (lambda turn: [turn.say(turn.ask("Why?"))], "say: must be text, not a coroutine; await the call, as in"),
+        (lambda turn: [turn.update(a=turn.ask("Why?"))], "update.a: must be JSON; await the call, as in"),
         (lambda turn: [turn.update(a=object())], "update.a: must be JSON; of a pydantic model use model_dump"),
     ],
 )

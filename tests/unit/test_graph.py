@@ -9,6 +9,7 @@ import pytest
 from domain.agents.assistant import assistant
 from domain.agents.graph import Branch, Edge, Graph, Node, RetryPolicy, Subgraph, alias_advice
 from domain.agents.mermaid import mermaid
+from domain.agents.tools import tool
 from domain.errors import InvalidGraph
 from domain.thread.events import END, MessageAppended, NodeEvent
 from tests.support.given import A_RUNNING_TURN, running
@@ -220,3 +221,27 @@ def test_an_alias_that_could_mean_two_nodes_is_refused(aliases: dict[str, Any], 
 def test_the_advice_about_a_missing_node_names_the_alias_and_the_place() -> None:
     assert "give it aliases=('close',);" in alias_advice("close")
     assert "give it aliases=('check',) in the subgraph 'pay/inner';" in alias_advice("pay/inner/check")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "edges", "message"),
+    [
+        ([nothing], {"nothing": END}, "nodes must be Node or Subgraph, as in Node.*, not a plain function"),
+        ([Node("a", nothing)], [("a", END)], "edges must be a dict of nodes' names, not list"),
+        ([Node("a", nothing)], {"a": nothing}, "the edge from 'a' must be the next node's name, .*, not a plain func"),
+        ([Node("a", nothing)], {"a": Branch(lambda _: "x", ["a"])}, "the branch from 'a' needs a dict .*, not list"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_part_of_another_kind_is_refused(nodes: Any, edges: Any, message: str) -> None:
+    with pytest.raises(InvalidGraph, match=f"shop: {message}"):
+        Graph("shop", "a", nodes, edges)
+
+
+def test_the_assistant_takes_tools_only() -> None:
+    def refund(order: str) -> str:
+        return order
+
+    with pytest.raises(TypeError, match=r"desk: tools must be made with @tool or .*, not a plain function 'refund'"):
+        assistant("desk", tools=[refund])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"desk: tools must be a list, as in tools=\[look_up\], not Tool"):
+        assistant("desk", tools=tool(refund))  # type: ignore[arg-type]

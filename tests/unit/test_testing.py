@@ -370,6 +370,13 @@ class TestUpgrades:
             talk.deploy()
         with pytest.raises(ValueError, match="the conversation is with the agent 'till', not with 'desk'"):
             talk.deploy(till("2"), desk)
+        with pytest.raises(TypeError, match=r"must be an Agent, as in assistant\(...\) or .*, not Graph"):
+            talk.deploy(till("2").graph)  # type: ignore[arg-type]
+
+
+def test_a_conversation_is_with_an_agent() -> None:
+    with pytest.raises(TypeError, match=r"must be an Agent, .*, not a plain function"):
+        Conversation(till)  # type: ignore[arg-type]
 
 
 async def test_arguments_that_do_not_fit_are_refused_as_by_the_server() -> None:

@@ -10,6 +10,7 @@ from uuid import uuid4
 from msgspec.structs import replace
 
 from domain.agents.agent import Agent
+from domain.agents.callables import described
 from domain.agents.graph import Graph, Subgraph, alias_advice
 from domain.agents.registry import Agents
 from domain.application.budget.null import null_budget
@@ -59,6 +60,7 @@ class Conversation:
     ) -> None:
         self.script = script or Script()
         self.thread_id = ThreadId(uuid4())
+        _check_agents(agent)
         self._name, self._window, self._values, self._subject = agent.name, window, values or {}, subject
         self._metadata = Metadata(actor=actor)
         self._store, self._texts = MemoryEventStore(), MemoryTextStore()
@@ -73,6 +75,7 @@ class Conversation:
         """
         if not agents:
             raise ValueError("deploy: name at least one agent")
+        _check_agents(*agents)
         if other := next((agent.name for agent in agents if agent.name != self._name), None):
             raise ValueError(f"deploy: the conversation is with the agent {self._name!r}, not with {other!r}")
         self._agents = Agents.listed(map(_without_delays, agents))
@@ -270,6 +273,13 @@ class _Clock:
 class _Words:
     def count(self, text: str) -> int:
         return len(text.split())
+
+
+def _check_agents(*agents: object) -> None:
+    """Check what type hints say, for authors without a type checker."""
+    for agent in agents:
+        if not isinstance(agent, Agent):
+            raise TypeError(f"must be an Agent, as in assistant(...) or Agent(Graph(...)), not {described(agent)}")
 
 
 def _without_delays(agent: Agent) -> Agent:
