@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, overload
 
 from domain.agents.graph import Graph, RetryPolicy
 from domain.agents.outcomes import ToolOutcome
+from domain.agents.output import output_of
 from domain.agents.tools import Tool
 from domain.errors import InvalidGraph
 from domain.ids import ThreadId
@@ -50,7 +51,7 @@ class Agent:
     deps: Any = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check that the tools' names are unique, and the version. Raises `InvalidGraph`."""
+        """Check the version, the output, and that the tools' names are unique. Raises `InvalidGraph`."""
         if not isinstance(self.version, str) or len(self.version) > MAX_VERSION_CHARS or not self.version.isprintable():
             raise InvalidGraph(
                 f"{self.name}: version must be a text of at most {MAX_VERSION_CHARS} printable characters, such as "
@@ -58,6 +59,10 @@ class Agent:
             )
         if len(self.by_name) < len(self.tools):
             raise InvalidGraph(f"{self.name}: two tools have the same name")
+        try:
+            output_of(self.output)
+        except TypeError as error:
+            raise InvalidGraph(f"{self.name}: {error}") from error
 
     @property
     def name(self) -> str:
@@ -203,7 +208,7 @@ class TurnContext(Protocol):
     ) -> Any:
         """Ask a model something that is not part of the conversation, and return its answer.
 
-        `output` is what to answer with: text, a `Literal`, a pydantic model, a dataclass or a msgspec struct. The
+        `output` is what to answer with: text, a `Literal`, a pydantic model, a msgspec struct, a list of these ... The
         answer is validated; one that does not fit is corrected once. With `show`, clients see it being written, until
         it is complete. The answer is recorded: after a crash, a later attempt at the node uses it. After a failed
         attempt, the model is asked again. All attempts must ask in the same order.
