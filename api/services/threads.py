@@ -287,7 +287,7 @@ class Service:
         at_version = wanted.at_version or (await self.existing(parent, caller)).head.version
         if changes is not None:
             left = await self.runtime.repository.load_at(parent, Version(at_version), caller.tenant)
-            check_change(changes.changes, left.state, self.runtime.agents)
+            check_change(changes.changes, left.state, self.runtime.agents, ends_turn=not wanted.resume)
         command = Fork(parent, Version(at_version), tuple(edits), changes, wanted.resume, budget)
         asked = (
             *("fork", str(parent), wanted.at_version, texts, wanted.values, wanted.resume),
