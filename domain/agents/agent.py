@@ -3,7 +3,9 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol, TypeAlias, TypeVar, overload
+from typing import Any, Protocol, TypeAlias, overload
+
+from typing_extensions import TypeVar
 
 from domain.agents.graph import Graph, RetryPolicy
 from domain.agents.outcomes import ToolOutcome
@@ -16,6 +18,9 @@ from domain.thread.events import MessageAppended, NodeEvent, StateUpdated, Strat
 from domain.thread.state import Running
 
 T = TypeVar("T")
+
+Values_co = TypeVar("Values_co", covariant=True, default=Any)
+"""The type of the values: the model of the graph."""
 
 RETRY_ITEMS = RetryPolicy(attempts=3)
 """How often `turn.map` attempts an item by default. The nodes of an item's graph have policies of their own."""
@@ -100,7 +105,7 @@ class ItemContext(Protocol):
         """Ask the model outside of the conversation; see `TurnContext.ask`."""
 
 
-class ItemNodeContext(ItemContext, Protocol):
+class ItemNodeContext(ItemContext, Protocol[Values_co]):
     """The context of a node of a graph that `TurnContext.map` runs for each item.
 
     `state` is the turn's state before the first item, with the item's own values. `idempotency_key` is the same for
@@ -112,7 +117,7 @@ class ItemNodeContext(ItemContext, Protocol):
         """The agent whose turn it is."""
 
     @property
-    def values(self) -> Any:
+    def values(self) -> Values_co:
         """The item's values now: an instance of the graph's model, or a copy as a dict. Changing it has no effect."""
 
     @property
@@ -131,8 +136,11 @@ Each: TypeAlias = Callable[[ItemContext, Json], Awaitable[Json]]
 """Processes one item. Its result is JSON of at most 16,384 characters; less if there are more than 256 items."""
 
 
-class TurnContext(Protocol):
-    """A node's context: the thread's state, and what the node can do."""
+class TurnContext(Protocol[Values_co]):
+    """A node's context: the thread's state, and what the node can do.
+
+    `TurnContext[Return]` has `values` of the type `Return`, which is the `values` of the graph.
+    """
 
     @property
     def thread_id(self) -> ThreadId:
@@ -147,7 +155,7 @@ class TurnContext(Protocol):
         """The current state, with what this node has recorded so far. Changing it has no effect; see `update`."""
 
     @property
-    def values(self) -> Any:
+    def values(self) -> Values_co:
         """The thread's values now: an instance of the graph's model, or a copy as a dict. Changing it has no effect."""
 
     @property
