@@ -73,6 +73,7 @@ Tools:
 | `ToolOutcome` | what became of a call: tool, arguments, status and content |
 | `outcomes` | the outcomes of the last calls, from the state; for branches |
 | `Deps` | the type variable of `ToolContext[Deps]`: the type of the object that the agent has for its tools |
+| `Values` | the type variable of `ToolContext[Deps, Values]`: the model of the graph's values |
 | `Approval` | whether a person must agree to a call: always, never, or depending on the arguments |
 | `ToolCheck` | the type of a function that refuses arguments of a `Tool` by raising `InvalidArguments` |
 | `IfUnknown` | who is asked about a call whose process died: the model or a person |
@@ -102,7 +103,7 @@ from domain.agents.assistant import NODES as ASSISTANT_NODES
 from domain.agents.assistant import assistant
 from domain.agents.graph import Branch, Choose, Edge, Graph, Node, NodeFunction, RetryPolicy, Subgraph
 from domain.agents.outcomes import ToolOutcome, outcomes
-from domain.agents.tools import Approval, Deps, IfUnknown, Tool, ToolCheck, ToolContext, ToolHandler, tool
+from domain.agents.tools import Approval, Deps, IfUnknown, Tool, ToolCheck, ToolContext, ToolHandler, Values, tool
 from domain.agents.values import ValuesModel
 from domain.errors import (
     ApprovalRequired,
@@ -189,6 +190,7 @@ __all__ = [
     "ToolSpec",
     "Turn",
     "TurnContext",
+    "Values",
     "ValuesModel",
     "WaitsForPerson",
     "assistant",

@@ -93,7 +93,7 @@ async def start_turn(
         durability=data.durability,
         output=output_of(data.output),
     )
-    return await _answer(service, started, caller, wait=wait)
+    return await answer(service, started, caller, wait=wait)
 
 
 @post(
@@ -108,7 +108,7 @@ async def retry_turn(
 ) -> Response[Accepted] | Response[TurnView]:
     """Retry the last turn if it failed or was cancelled: a new turn begins at the node where it ended."""
     started = await service.retry_turn(thread, turn, caller)
-    return await _answer(service, started, caller, wait=wait)
+    return await answer(service, started, caller, wait=wait)
 
 
 @post(
@@ -131,9 +131,10 @@ async def cancel_turn(
     return tagged(body, HTTPStatus.ACCEPTED)
 
 
-async def _answer(
+async def answer(
     service: Service, started: StartedTurn, caller: Caller, *, wait: bool
 ) -> Response[Accepted] | Response[TurnView]:
+    """Answer a request that starts or continues a turn. Raises `BudgetExhausted` if that ended the turn."""
     if not wait:
         return _accepted(started.outcome.loaded, started.turn_id)
     finished = await service.turn_end(started.outcome, started.turn_id)

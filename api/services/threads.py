@@ -45,7 +45,7 @@ from domain.application.turns.check_input import check_change, check_decision, o
 from domain.application.turns.token_counting import count_tokens
 from domain.application.turns.turn_cause import caused_by
 from domain.application.turns.wait import TurnWaiter
-from domain.errors import UnknownGraph, UnknownThread, VersionConflict, WrongGraph
+from domain.errors import UnknownApproval, UnknownGraph, UnknownThread, VersionConflict, WrongGraph
 from domain.ids import START, CommandId, ThreadId, TurnId, Version
 from domain.models.chat import OutputFormat
 from domain.thread import commands, events
@@ -277,6 +277,15 @@ class Service:
 
         return await self._act(thread_id, checked, caller, asked, opened=True)
 
+    async def decided_turn(self, outcome: CommandResult, approval: int) -> StartedTurn:
+        """Return the turn that a decision was about. A repeated request may come when later turns have begun."""
+        state, loaded = outcome.loaded.state, outcome.loaded
+        if not isinstance(state, Running) or state.turn.started > approval:
+            state = (await self.runtime.repository.load_at(loaded.thread_id, Version(approval), loaded.tenant)).state
+        if not isinstance(state, Running):
+            raise UnknownApproval(Version(approval))
+        return StartedTurn(outcome, TurnId(state.turn.turn_id))
+
     async def fork(self, parent: ThreadId, thread_id: ThreadId, wanted: ForkThread, caller: Caller) -> ForkedThread:
         """Fork a thread at a version. Raises `UnknownThread`, `ThreadAlreadyOpen`, `InvalidInput`."""
         counter, texts = self.runtime.turns.services.tokens, [(edit.version, edit.content) for edit in wanted.messages]
@@ -287,7 +296,7 @@ class Service:
         at_version = wanted.at_version or (await self.existing(parent, caller)).head.version
         if changes is not None:
             left = await self.runtime.repository.load_at(parent, Version(at_version), caller.tenant)
-            check_change(changes.changes, left.state, self.runtime.agents)
+            check_change(changes.changes, left.state, self.runtime.agents, ends_turn=not wanted.resume)
         command = Fork(parent, Version(at_version), tuple(edits), changes, wanted.resume, budget)
         asked = (
             *("fork", str(parent), wanted.at_version, texts, wanted.values, wanted.resume),

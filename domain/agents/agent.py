@@ -3,10 +3,13 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol, TypeAlias, TypeVar, overload
+from typing import Any, Protocol, TypeAlias, overload
+
+from typing_extensions import TypeVar
 
 from domain.agents.graph import Graph, RetryPolicy
 from domain.agents.outcomes import ToolOutcome
+from domain.agents.output import output_of
 from domain.agents.tools import Tool
 from domain.errors import InvalidGraph
 from domain.ids import ThreadId
@@ -15,6 +18,9 @@ from domain.thread.events import MessageAppended, NodeEvent, StateUpdated, Strat
 from domain.thread.state import Running
 
 T = TypeVar("T")
+
+Values_co = TypeVar("Values_co", covariant=True, default=Any)
+"""The type of the values: the model of the graph."""
 
 RETRY_ITEMS = RetryPolicy(attempts=3)
 """How often `turn.map` attempts an item by default. The nodes of an item's graph have policies of their own."""
@@ -50,7 +56,7 @@ class Agent:
     deps: Any = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check that the tools' names are unique, and the version. Raises `InvalidGraph`."""
+        """Check the version, the output, and that the tools' names are unique. Raises `InvalidGraph`."""
         if not isinstance(self.version, str) or len(self.version) > MAX_VERSION_CHARS or not self.version.isprintable():
             raise InvalidGraph(
                 f"{self.name}: version must be a text of at most {MAX_VERSION_CHARS} printable characters, such as "
@@ -58,6 +64,10 @@ class Agent:
             )
         if len(self.by_name) < len(self.tools):
             raise InvalidGraph(f"{self.name}: two tools have the same name")
+        try:
+            output_of(self.output)
+        except TypeError as error:
+            raise InvalidGraph(f"{self.name}: {error}") from error
 
     @property
     def name(self) -> str:
@@ -95,7 +105,7 @@ class ItemContext(Protocol):
         """Ask the model outside of the conversation; see `TurnContext.ask`."""
 
 
-class ItemNodeContext(ItemContext, Protocol):
+class ItemNodeContext(ItemContext, Protocol[Values_co]):
     """The context of a node of a graph that `TurnContext.map` runs for each item.
 
     `state` is the turn's state before the first item, with the item's own values. `idempotency_key` is the same for
@@ -107,7 +117,7 @@ class ItemNodeContext(ItemContext, Protocol):
         """The agent whose turn it is."""
 
     @property
-    def values(self) -> Any:
+    def values(self) -> Values_co:
         """The item's values now: an instance of the graph's model, or a copy as a dict. Changing it has no effect."""
 
     @property
@@ -126,8 +136,11 @@ Each: TypeAlias = Callable[[ItemContext, Json], Awaitable[Json]]
 """Processes one item. Its result is JSON of at most 16,384 characters; less if there are more than 256 items."""
 
 
-class TurnContext(Protocol):
-    """A node's context: the thread's state, and what the node can do."""
+class TurnContext(Protocol[Values_co]):
+    """A node's context: the thread's state, and what the node can do.
+
+    `TurnContext[Return]` has `values` of the type `Return`, which is the `values` of the graph.
+    """
 
     @property
     def thread_id(self) -> ThreadId:
@@ -142,7 +155,7 @@ class TurnContext(Protocol):
         """The current state, with what this node has recorded so far. Changing it has no effect; see `update`."""
 
     @property
-    def values(self) -> Any:
+    def values(self) -> Values_co:
         """The thread's values now: an instance of the graph's model, or a copy as a dict. Changing it has no effect."""
 
     @property
@@ -203,7 +216,7 @@ class TurnContext(Protocol):
     ) -> Any:
         """Ask a model something that is not part of the conversation, and return its answer.
 
-        `output` is what to answer with: text, a `Literal`, a pydantic model, a dataclass or a msgspec struct. The
+        `output` is what to answer with: text, a `Literal`, a pydantic model, a msgspec struct, a list of these ... The
         answer is validated; one that does not fit is corrected once. With `show`, clients see it being written, until
         it is complete. The answer is recorded: after a crash, a later attempt at the node uses it. After a failed
         attempt, the model is asked again. All attempts must ask in the same order.

@@ -103,9 +103,11 @@ def assistant(
     repeat_limit: int | None = REPEAT_LIMIT,
     deps: Any = None,
     values: ValuesModel | None = None,
+    output: Any = str,
 ) -> Agent:
     """Make an agent with the built-in graph, whose `step_limit`, `repeat_limit` and `values` can be set.
 
+    `output` is the type of the final answers, as of any `Agent`.
     A tool call takes two steps: in the first the model requests it, in the second it runs.
     """
     _check_tools(name, tools)
@@ -113,7 +115,7 @@ def assistant(
     slowest = max((tool.longest for tool in tools), default=0.0) + 30.0
     nodes = [replace(node, timeout=max(node.timeout, slowest)) if node.run is execute_tool else node for node in NODES]
     graph = Graph(name, "route_intent", nodes, EDGES, step_limit, repeat_limit, values)
-    return Agent(graph, instructions, tools, model=model, slash_commands=slash_commands, deps=deps)
+    return Agent(graph, instructions, tools, model, slash_commands=slash_commands, output=output, deps=deps)
 
 
 def _check_tools(name: str, tools: object) -> None:

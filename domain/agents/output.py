@@ -1,8 +1,9 @@
 """Types of answers: what a model or a person is asked for, as a JSON schema and a check.
 
 An output is `str` (text, unchecked), or a type that pydantic can validate (a model, a dataclass, a `Literal`, an enum,
-a list, a number), or a msgspec struct. Models are asked for a JSON object in any case, because their structured modes
-require one: another value is the field `answer` of an object.
+a list, a number), or a type with msgspec structs: a struct, or a list, dict, union or dataclass of structs. Models are
+asked for a JSON object in any case, because their structured modes require one: another value is the field `answer` of
+an object.
 """
 
 import inspect
@@ -123,33 +124,71 @@ TEXT: Output[str] = Output("text", {}, lambda value: value if isinstance(value, 
 
 def output_of(kind: Any) -> Output[Any]:
     """Return the output of a type. Raises `TypeError` if no JSON schema can be made of it."""
-    return TEXT if kind is str else _output_of(kind)
+    if kind is str:
+        return TEXT
+    if kind is None or isinstance(kind, str) or inspect.isroutine(kind):
+        raise _no_output(kind, "it is not a type")
+    try:
+        hash(kind)
+    except TypeError as error:
+        raise _no_output(kind, error) from error
+    return _output_of(kind)
 
 
 @lru_cache(maxsize=256)
 def _output_of(kind: Any) -> Output[Any]:
     name = getattr(kind, "__name__", None) or "answer"
     name = re.sub(r"[^a-zA-Z0-9_-]", "_", str(name))[:64]
-    if inspect.isclass(kind) and issubclass(kind, msgspec.Struct):
+    schema, check = _struct_type(kind) if _is_struct(kind) else _pydantic_type(kind)
+    if not schema:
+        raise _no_output(kind, "it describes nothing")
+    return Output(name, schema, check)
+
+
+def _is_struct(kind: Any) -> bool:
+    return inspect.isclass(kind) and issubclass(kind, msgspec.Struct)
+
+
+def _pydantic_type(kind: Any) -> tuple[JsonObject, Callable[[Json], Any]]:
+    try:
+        adapter = TypeAdapter(kind)
+        return adapter.json_schema(), _pydantic_check(adapter)
+    except PydanticSchemaGenerationError as error:  # pydantic does not know structs, however deep they are
+        return _struct_type(kind, error)
+    except Exception as error:  # an undefined name, a callable, a hook of the author's
+        raise _no_output(kind, error) from error
+
+
+def _struct_type(kind: Any, unknown: Exception | None = None) -> tuple[JsonObject, Callable[[Json], Any]]:
+    """Describe a type that has structs. `unknown` is what pydantic says about it."""
+    try:
+        msgspec.json.Decoder(kind)  # refuses what cannot be told apart, such as a union of structs without tags
         (schema,), definitions = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
+    except Exception as error:  # msgspec raises TypeError, NameError and others
+        why = unknown if unknown is not None and "custom type" in str(error) else error
+        raise _no_output(kind, why) from error
+    if set(schema) == {"$ref"}:
         own = definitions.pop(own_name := schema["$ref"].rpartition("/")[2])
         if f'"{schema["$ref"]}"' in msgspec.json.encode([own, definitions]).decode():  # a recursive type
             definitions[own_name] = own
-        return Output(name, {**own, **({"$defs": definitions} if definitions else {})}, _struct_check(kind))
-    try:
-        adapter = TypeAdapter(kind)
-        return Output(name, adapter.json_schema(), _pydantic_check(adapter))
-    except PydanticSchemaGenerationError as error:
-        raise TypeError(
-            f"output={kind!r} is no type that can be described to a model: use str, a Literal, a pydantic model, "
-            "a dataclass or a msgspec Struct"
-        ) from error
+        schema = own
+    return {**schema, **({"$defs": definitions} if definitions else {})}, _struct_check(kind)
 
 
-def _struct_check(kind: type[msgspec.Struct]) -> Callable[[Json], msgspec.Struct]:
-    def check(value: Json) -> msgspec.Struct:
+def _no_output(kind: Any, why: Exception | str) -> TypeError:
+    first = re.split(r"\n|\. |\.$", str(why))[0]
+    return TypeError(
+        f"output={shortened(repr(kind), MAX_QUOTED_CHARACTERS)} is no type that can be described to a model: "
+        f"{shortened(first, MAX_QUOTED_CHARACTERS)}. Use str, a Literal, an enum, a number, a pydantic model, a "
+        "dataclass, a TypedDict, a msgspec Struct, or a list, dict or union of these. Structs of a union need "
+        "tags, as in class Refund(Struct, tag=True), and cannot be mixed with pydantic models."
+    )
+
+
+def _struct_check(kind: Any) -> Callable[[Json], Any]:
+    def check(value: Json) -> Any:
         try:
-            return msgspec.convert(value, kind)
+            return msgspec.convert(value, kind, str_keys=True)
         except msgspec.ValidationError as error:
             raise ValueError(str(error)) from error
 

@@ -10,7 +10,7 @@ A plain function, without `async`, runs in a thread. After its timeout the call 
 goes on until the function returns: set timeouts on what the function calls, too.
 
 Pydantic derives the schema for the model from the signature, and validates the arguments before the function runs. The
-runtime passes the parameter annotated `ToolContext` or `ToolContext[Deps]`; the model does not see it.
+runtime passes the parameter annotated `ToolContext` or `ToolContext[Deps, Values]`; the model does not see it.
 """
 
 import functools
@@ -57,9 +57,15 @@ T = TypeVar("T")
 Deps = TypeVar("Deps", default=Any)
 """The type of the object that an agent was given for its tools."""
 
+Values = TypeVar("Values", default=Any)
+"""The type of the threads' values: the model of the agent's graph."""
 
-class ToolContext(Struct, Generic[Deps], frozen=True):
-    """The call that a tool runs for, and what the tool may need. `ToolContext[Shop]` has `deps` of the type `Shop`."""
+
+class ToolContext(Struct, Generic[Deps, Values], frozen=True):
+    """The call that a tool runs for, and what the tool may need.
+
+    `ToolContext[Shop]` has `deps` of the type `Shop`, `ToolContext[Shop, Return]` also `values` of the type `Return`.
+    """
 
     thread_id: ThreadId
     call_id: str
@@ -72,13 +78,13 @@ class ToolContext(Struct, Generic[Deps], frozen=True):
     """Who sent the message that this turn answers: the request's `X-Actor`; "" without one."""
     deps: Deps = None  # type: ignore[assignment]
     """What the agent was given as `deps`: one object in each process."""
-    _values: Callable[[], Any] = dict
+    _values: Callable[[], Values] = dict  # type: ignore[assignment]
     _approved: bool = False
     _answers: Mapping[int, Json] = {}
     _numbers: Iterator[int] = iter(())
 
     @property
-    def values(self) -> Any:
+    def values(self) -> Values:
         """The thread's values as they are when the call starts: a copy, so changing them has no effect."""
         return self._values()
 

@@ -38,6 +38,7 @@ class Case(BaseModel):
     """What the desk knows: the values of a thread."""
 
     intent: Literal["return", "other"] = "other"
+    order: str = ""
 
 
 def order_of(shop: Shop, customer: str, order: str) -> Order:
@@ -79,10 +80,10 @@ async def classify(turn: TurnContext) -> Sequence[NodeEvent]:
     return [turn.update(intent=await turn.ask(prompt, output=Literal["return", "other"]))]
 
 
-async def check(turn: TurnContext) -> Sequence[NodeEvent]:
+async def check(turn: TurnContext[Case]) -> Sequence[NodeEvent]:
     """Find out which order it is, ask the model about each item, and request the refund of those taken back."""
-    said = turn.user_input
-    while not (order := turn.agent.deps.find(turn.subject, said)):
+    find, said = turn.agent.deps.find, turn.user_input
+    while not (order := find(turn.subject, said) or find(turn.subject, turn.values.order)):
         said = await turn.ask_customer("Which order is it about?")
     items = order.items
 
@@ -96,7 +97,7 @@ async def check(turn: TurnContext) -> Sequence[NodeEvent]:
 async def settle(turn: TurnContext) -> Sequence[NodeEvent]:
     """Pay, once a person has approved it if it is much, and request the mail that says so."""
     (paid,) = await turn.run_tools()
-    return turn.request("send_mail", text=f"Your return: {paid.content}")
+    return [turn.update(order=paid.arguments["order"]), *turn.request("send_mail", text=f"Your return: {paid.content}")]
 
 
 async def confirm(turn: TurnContext) -> Sequence[NodeEvent]:

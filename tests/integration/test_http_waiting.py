@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.http import Api, running_api
 
-AGENTS = tuple(f"tests.support.agents:{name}" for name in ("slow", "clumsy", "cashier"))
+AGENTS = tuple(f"tests.support.agents:{name}" for name in ("slow", "clumsy", "cashier", "exchange"))
 
 LIMIT = 30.0
 """Seconds within which an answer must come: a request that waits for a person would take ten minutes."""
@@ -113,6 +113,62 @@ async def test_a_turn_that_is_decided_about_goes_on_and_can_be_cancelled(apis: t
     async with asyncio.timeout(LIMIT):
         ended = await api.post(f"/v1/threads/{thread}/turns/{waiting['turn_id']}/cancel", params={"wait": True})
     assert (ended.status_code, ended.json()["status"]) == (200, "cancelled")
+
+
+async def decide(api: Api, thread: str, waits: dict[str, Any], **decided: Any) -> dict[str, Any]:
+    async with asyncio.timeout(LIMIT):
+        path, key = f"/v1/threads/{thread}/approvals/{waits['approval_id']}", decided.pop("key", None)
+        headers = {"Idempotency-Key": key} if key else {}
+        body = {"hash": waits["hash"], **decided}
+        answer = await api.post(path, params={"wait": True}, json=body, headers=headers)
+    return {**answer.json(), "code": answer.status_code}
+
+
+@pytest.mark.parametrize(
+    ("decided", "result"),
+    [
+        ({"decision": "grant"}, "refunded 5"),
+        ({"decision": "grant", "arguments": {"amount": 7}}, "refunded 7"),
+        ({"decision": "deny", "reason": "too late"}, "too late"),
+    ],
+)
+async def test_a_decision_is_answered_with_the_turn(
+    apis: tuple[Api, Api], decided: dict[str, Any], result: str
+) -> None:
+    api, _ = apis
+    thread = await api.opened(graph="cashier")
+    started = await say(api, thread, REFUND)
+    finished = await decide(api, thread, started["approvals"][0], **decided, key="once")
+    assert (finished["code"], finished["status"], finished["turn_id"]) == (200, "completed", started["turn_id"])
+    assert result in str(finished["messages"])
+
+    await say(api, thread, "hello")
+    later = await say(api, thread, REFUND)
+    repeated = await decide(api, thread, started["approvals"][0], **decided, key="once")
+    assert (repeated["turn_id"], later["status"]) == (started["turn_id"], "waiting")
+    refused = await decide(api, thread, {**later["approvals"][0], "hash": "0" * 16}, decision="grant")
+    assert refused["code"] == 409
+
+
+async def test_an_answer_to_a_question_is_answered_with_the_turn(apis: tuple[Api, Api]) -> None:
+    api, _ = apis
+    thread = await api.opened(graph="exchange")
+    turn = (await say(api, thread, "exchange it"))["turn_id"]
+    (asked,) = (await say(api, thread, "A-17"))["approvals"]
+    unfit = await decide(api, thread, asked, decision="answer", answer={"approved": "perhaps"})
+    assert unfit["code"] == 400
+    finished = await decide(api, thread, asked, decision="answer", answer={"approved": True, "size": 3})
+    assert (finished["code"], finished["status"], finished["turn_id"]) == (200, "completed", turn)
+    assert finished["messages"][-1]["content"] == "A-17 in 3"
+
+
+async def test_a_granted_node_is_answered_with_the_turn(apis: tuple[Api, Api]) -> None:
+    api, _ = apis
+    thread = await api.opened(graph="clumsy")
+    started = await say(api, thread, "please sign")
+    finished = await decide(api, thread, started["approvals"][0], decision="grant")
+    assert (finished["code"], finished["turn_id"]) == (200, started["turn_id"])
+    assert finished["status"] in {"completed", "failed"}
 
 
 async def test_a_retried_turn_that_waits(apis: tuple[Api, Api]) -> None:

@@ -1,8 +1,10 @@
 """Values of threads that fit a model: a pydantic model or a msgspec struct."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from typing import Annotated, Any
+from uuid import uuid4
 
 import pytest
 from msgspec import Meta, Struct
@@ -11,11 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from domain.agents.agent import TurnContext
 from domain.agents.assistant import assistant
 from domain.agents.graph import Graph, Node, Subgraph
+from domain.agents.registry import Agents
 from domain.agents.tools import ToolContext, tool
 from domain.agents.values import ValuesModel, filled_values, typed_values
 from domain.application.turns.check_input import check_change, opening_values
 from domain.errors import InvalidGraph, InvalidInput
-from domain.thread.events import END, NodeEvent, ThreadOpened, ToolFailed, ToolSucceeded
+from domain.thread.events import END, NodeEvent, ThreadOpened, ToolFailed, ToolSucceeded, TurnStarted
 from domain.thread.evolve import fold
 from domain.thread.state import INITIAL
 from tests.support.runtime import calls, says, stage
@@ -110,13 +113,33 @@ def test_a_validator_that_breaks_is_an_invalid_input() -> None:
 
 
 def test_a_thread_from_before_the_model_is_mended_by_a_change() -> None:
-    agents = {"assistant": assistant(values=Order)}
+    agents = Agents.listed([assistant(values=Order)])
     state = fold(INITIAL, [ThreadOpened("assistant", {"items": []})])
     with pytest.raises(InvalidInput, match=r"values\.order_id"):
         check_change({"note": "late"}, state, agents)
     check_change({"order_id": "A"}, state, agents)
     check_change({"items": []}, state, agents)
-    check_change({"anything": 1}, state, {})
+    check_change({"anything": 1}, state, Agents({}))
+
+
+def test_a_change_must_fit_the_version_that_the_turn_began_with() -> None:
+    class Newer(BaseModel):
+        order_id: str
+        country: str
+
+    old, new = (replace(assistant(values=model), version=v) for model, v in ((Order, "1"), (Newer, "2")))
+    opened = ThreadOpened("assistant", {"order_id": "A"})
+    turn = fold(INITIAL, [opened, TurnStarted(uuid4(), "route_intent", "", agent_version="1")])
+    check_change({"order_id": "B"}, turn, Agents.listed([old, new]))
+    with pytest.raises(InvalidInput, match=r"values\.order_id"):
+        check_change({"order_id": None}, turn, Agents.listed([old, new]))
+    needs_country = pytest.raises(InvalidInput, match=r"values\.country")
+    with needs_country:  # the code of the turn's version is gone: the current version runs the turn
+        check_change({"order_id": "B"}, turn, Agents.listed([new]))
+    with needs_country:  # a fork that does not resume the turn
+        check_change({"order_id": "B"}, turn, Agents.listed([old, new]), ends_turn=True)
+    with needs_country:  # the next turn
+        check_change({"order_id": "B"}, fold(INITIAL, [opened]), Agents.listed([old, new]))
 
 
 def test_a_model_is_a_class_and_a_subgraph_has_no_other() -> None:

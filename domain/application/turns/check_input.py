@@ -1,6 +1,6 @@
 """Checks of what clients and models hand to agents, by the processes that have the agents."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from domain.agents.agent import Agent
@@ -44,13 +44,20 @@ def opening_values(agent: Agent, values: JsonObject) -> JsonObject:
     return _of_model(lambda: filled_values(model, values))
 
 
-def check_change(changes: JsonObject, state: State, agents: Mapping[str, Agent]) -> None:
+def check_change(changes: JsonObject, state: State, agents: Agents, *, ends_turn: bool = False) -> None:
     """Check a thread's values after a merge patch. Does nothing if this process does not have the thread's agent.
+
+    A turn in progress reads the values with the version of the agent that it began with, so they must fit the model of
+    that version; between turns, and if the change `ends_turn`, that of the current version, which takes the next turn.
 
     Raises:
         InvalidInput: they do not fit the graph's model; its field is a path such as `values.order_id`.
     """
-    if isinstance(state, Unopened) or (agent := agents.get(state.thread.graph)) is None or agent.graph.values is None:
+    if isinstance(state, Unopened):
+        return
+    current = agents.get(state.thread.graph)
+    agent = agents.running(state) if isinstance(state, Running) and not ends_turn else current
+    if agent is None or agent.graph.values is None:
         return
     model = agent.graph.values
     check_json(changes, "values")
