@@ -23,6 +23,7 @@ from api.runtime.health import Readiness
 from api.services.missing_nodes import reporting_missing
 from api.services.threads import Service
 from domain.application.identity.authenticate import Authenticator
+from infrastructure.oidc import OidcVerifier
 from infrastructure.settings import BadSetting, Settings
 
 
@@ -33,7 +34,8 @@ def create_app(settings: Settings, opened: Callable[[Runtime], None] = lambda _:
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         async with open_runtime(settings) as runtime:
             app.state.service = Service(runtime)
-            authenticator = Authenticator(runtime.log.identity, runtime.clock, settings.auth)
+            tokens = OidcVerifier(settings.oidc, runtime.clock) if settings.oidc else None
+            authenticator = Authenticator(runtime.log.identity, runtime.clock, settings.auth, tokens)
             await authenticator.poll()
             _check_reach(settings, authenticator)
             app.state.authenticator = authenticator
@@ -46,6 +48,8 @@ def create_app(settings: Settings, opened: Callable[[Runtime], None] = lambda _:
             ):
                 yield
             app.state.readiness.close()
+            if tokens is not None:
+                await tokens.close()
 
     check_scopes(ROUTES)
     app = Litestar(
@@ -89,7 +93,8 @@ def _check_reach(settings: Settings, authenticator: Authenticator) -> None:
     if settings.auth == "auto" and not authenticator.required and not is_loopback(settings.host):
         raise BadSetting(
             f"HOST={settings.host}: other machines could read and do everything, as there is no API key. Create one: "
-            "threadfold keys create NAME. Or set AUTH=required to start without one, or AUTH=none to serve openly."
+            "threadfold keys create NAME. Or set OIDC_ISSUER to accept its tokens, AUTH=required to start without a "
+            "key, or AUTH=none to serve openly."
         )
 
 

@@ -34,6 +34,7 @@ ThreadfoldError
 ├── TooManyRequests         a key or tenant exceeds its rate, or has too many streams open
 ├── StoreUnavailable        the database does not answer
 │   └── Overloaded          the queue of writes is full
+├── IssuerUnavailable       the issuer of tokens does not answer
 ├── BehindLog               a read model has not caught up with the caller
 ├── Unwritable              rows that a read model's table does not accept
 ├── LeaseLost               another worker has the lease of this shard
@@ -289,6 +290,10 @@ class StoreUnavailable(ThreadfoldError):
 
 class Overloaded(StoreUnavailable):
     """Too many writes are waiting for the database. Retry in a second."""
+
+
+class IssuerUnavailable(ThreadfoldError):
+    """The issuer of tokens does not answer, and the token's key is not known. Retry later; API keys still work."""
 
 
 class BehindLog(ThreadfoldError):

@@ -11,12 +11,13 @@ import re
 from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict
 
 from domain.errors import ThreadfoldError
 from domain.thread.events import Durability
 from infrastructure.models.openai.refusals import FIELDS
+from infrastructure.oidc import ALGORITHMS, OidcConfig, check_url
 from infrastructure.signing import signer_of
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
@@ -118,6 +119,26 @@ def _host_names(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _algorithms(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names or ("",):
+        if name not in ALGORITHMS:
+            raise ValueError(f"expected some of {', '.join(ALGORITHMS)}, not {name!r}")
+    return names
+
+
+def _issuer(url: str) -> str:
+    if "?" in url:
+        raise ValueError("expected the issuer's URL as its tokens name it, without a query")
+    return check_url(url)
+
+
+def _audience(audience: str | None, info: ValidationInfo) -> str | None:
+    """Check that issuer and audience are set together: a server must not stay open because of a mistyped name."""
+    if "oidc_issuer" in info.data and (audience is None) != (info.data["oidc_issuer"] is None):
+        raise ValueError("expected OIDC_ISSUER and OIDC_AUDIENCE together, or none of the two")
+    return audience
+
+
 def _in_checkout(path: pathlib.Path) -> pathlib.Path:
     return CHECKOUT / path.expanduser()
 
@@ -212,6 +233,24 @@ class Settings(BaseSettings):
     """JSON file of what models cost"""
     auth: Annotated[Literal["auto", "required", "none"], BeforeValidator(_lower)] = "auto"
     """whether callers need a key: required, none, or auto: once there is one, and on any address but loopback"""
+    oidc_issuer: Annotated[str, AfterValidator(_issuer)] | None = None
+    """URL of an OIDC issuer whose tokens are accepted next to keys, exactly as its tokens name it; empty: none"""
+    oidc_audience: Annotated[str | None, AfterValidator(_audience)] = Field(default=None, validate_default=True)
+    """the audience that a token must be for"""
+    oidc_algorithms: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names), AfterValidator(_algorithms)] = (
+        ALGORITHMS[:3]
+    )
+    """signatures that are accepted, separated by commas"""
+    oidc_tenant_claim: str | None = None
+    """the claim with the tenant's name; empty: all tokens are of the tenant default"""
+    oidc_principal_claim: str = "sub"
+    """the claim with the name under which a token's requests are recorded"""
+    oidc_scopes_claim: str = "scope"
+    """the claim with the scopes: a text with spaces between them, or a list"""
+    oidc_scopes_prefix: str = ""
+    """only scopes with this prefix count, such as threadfold: in threadfold:threads:read; empty: all"""
+    oidc_jwks_url: Annotated[str, AfterValidator(check_url)] | None = None
+    """URL of the issuer's keys; empty: the issuer's metadata names it"""
     key_requests_per_second: float | None = Field(default=None, gt=0, le=100_000)
     """requests a second that one key may send to a process, on average; empty: any number"""
     tenant_requests_per_second: float | None = Field(default=None, gt=0, le=100_000)
@@ -226,6 +265,22 @@ class Settings(BaseSettings):
     """the port to listen on; 0 takes a free one"""
     log_level: Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)] = "info"
     """debug, info, warning, error or critical"""
+
+    @property
+    def oidc(self) -> OidcConfig | None:
+        """What is accepted as a token; None: only keys are."""
+        if self.oidc_issuer is None or self.oidc_audience is None:
+            return None
+        return OidcConfig(
+            issuer=self.oidc_issuer,
+            audience=self.oidc_audience,
+            algorithms=self.oidc_algorithms,
+            tenant_claim=self.oidc_tenant_claim,
+            principal_claim=self.oidc_principal_claim,
+            scopes_claim=self.oidc_scopes_claim,
+            scopes_prefix=self.oidc_scopes_prefix,
+            jwks_url=self.oidc_jwks_url,
+        )
 
 
 def load_settings(env_file: pathlib.Path = CHECKOUT / ".env") -> Settings:
@@ -260,6 +315,7 @@ def _shown(field: str, value: object) -> str:
     """Return the value; hide a key, and a URL that may have a password, which is not safe to cut out of a bad one."""
     text = ",".join(value) if isinstance(value, tuple) else str(value)
     secret = field in {"llm_api_key", "embedding_api_key", "redis_url", "signing_key"} or (
-        field in {"database_url", "llm_endpoint", "embedding_endpoint"} and re.search(r"[@?]", text)
+        field in {"database_url", "llm_endpoint", "embedding_endpoint", "oidc_issuer", "oidc_jwks_url"}
+        and re.search(r"[@?]", text)
     )
     return "(hidden)" if secret else repr(text)

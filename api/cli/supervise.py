@@ -36,9 +36,12 @@ def ready_line(settings: Settings, listener: socket.socket, *, has_keys: bool) -
 
 def access_of(settings: Settings, *, has_keys: bool) -> str:
     """Describe who may call the service."""
-    if settings.auth == "none" or (settings.auth == "auto" and not has_keys):
+    issuer = settings.oidc_issuer
+    if settings.auth == "none" or (settings.auth == "auto" and not has_keys and issuer is None):
         callers = "this machine" if is_loopback(settings.host) else "every machine that reaches it"
         return f"open to {callers}, without keys"
+    if issuer is not None:
+        return f"callers need a key or a token of {issuer}" if has_keys else f"callers need a token of {issuer}"
     return "callers need a key" if has_keys else "closed: there is no key yet. Create one: threadfold keys create NAME"
 
 

@@ -51,6 +51,7 @@ _ANSWERS: Mapping[type, tuple[HTTPStatus, str | None]] = {
     errors.TooManyRequests: (HTTPStatus.TOO_MANY_REQUESTS, None),
     errors.BehindLog: (HTTPStatus.SERVICE_UNAVAILABLE, None),
     errors.StoreUnavailable: (HTTPStatus.SERVICE_UNAVAILABLE, None),
+    errors.IssuerUnavailable: (HTTPStatus.SERVICE_UNAVAILABLE, None),
 }
 """The status of an error and the field at fault; an error without an entry has that of its nearest base class."""
 

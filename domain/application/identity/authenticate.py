@@ -51,7 +51,7 @@ class TokenVerifier(Protocol):
     """Verifies tokens of an OIDC issuer."""
 
     async def verify(self, token: str) -> Principal:
-        """Return the principal of a token. Raises `Unauthenticated`."""
+        """Return the principal of a token. Raises `Unauthenticated` and `IssuerUnavailable`."""
 
 
 class _Opened:
@@ -90,6 +90,7 @@ class Authenticator:
         Raises:
             Unauthenticated: it is not valid, or its tenant is suspended.
             StoreUnavailable: it could not be looked up.
+            IssuerUnavailable: the issuer's keys could not be looked up.
         """
         key_id = id_of(token)
         if key_id is not None:
@@ -97,7 +98,8 @@ class Authenticator:
         elif self._tokens is not None and token.count(".") == 2:  # noqa: PLR2004  (a JWT has three parts)
             principal = await self._tokens.verify(token)
         else:
-            raise Unauthenticated("This is not an API key of Threadfold (tf_live_...), or it is mistyped or cut off.")
+            kinds = "an API key of Threadfold (tf_live_...)" + (" or a signed JWT" if self._tokens is not None else "")
+            raise Unauthenticated(f"This is not {kinds}, or it is mistyped or cut off.")
         tenant = await self._tenant(principal.tenant)
         if tenant is None or tenant.suspended_at is not None:
             state = "unknown" if tenant is None else "suspended"
