@@ -54,13 +54,13 @@ async def list_reads(
     return await service.access_log.page(reader.tenant, only, cursor, limit)
 
 
-@get("/v1/seals", tags=["audit"], responses=READ_PROBLEMS, opt=needs("audit:read"))
+@get("/v1/seals", tags=["audit"], responses=READ_PROBLEMS, opt=needs("operate"))
 async def list_seals(service: FromService, cursor: Cursor = None, limit: Limit = 100) -> Page[SealView]:
     """List the seals of the log, the newest first. Keep copies where writers of this log have no access."""
     return await service.audit.seals(cursor, limit)
 
 
-@get("/v1/seals/{number:str}", tags=["audit"], responses=THREAD_READ_PROBLEMS, opt=needs("audit:read"))
+@get("/v1/seals/{number:str}", tags=["audit"], responses=THREAD_READ_PROBLEMS, opt=needs("operate"))
 async def show_seal(number: NumberPath, service: FromService) -> WholeSeal:
     """Show a seal with the number of events of each slice that it covers."""
     return await service.audit.seal(number_of(number, "number", HIGHEST_SEAL))

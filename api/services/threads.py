@@ -160,12 +160,12 @@ class Service:
             check_change(changes, state, self.runtime.agents)
             return (command,)
 
-        return await self._act(thread_id, plan, caller, ("values", changes))
+        return await self._act(thread_id, plan, caller, ("values", changes), opened=True)
 
     async def set_budget(self, thread_id: ThreadId, limits: tuple[Limit, ...], caller: Caller) -> BudgetView:
         """Set a thread's budget. Returns it as of the resulting version, also for a repeated command."""
         asked = ("budget", *map(msgspec.structs.astuple, limits))
-        outcome = await self._act(thread_id, lambda _: (commands.SetBudget(limits),), caller, asked)
+        outcome = await self._act(thread_id, lambda _: (commands.SetBudget(limits),), caller, asked, opened=True)
         return budget_view(outcome.loaded, outcome.loaded.head.at, self.runtime.prices)
 
     async def start_turn(
@@ -236,7 +236,9 @@ class Service:
             entry = (agent.graph.fingerprint, self.runtime.settings.durability, node, agent.version)
             yield commands.RetryTurn(retried, turn_id, *entry)
 
-        return StartedTurn(await self._act(thread_id, plan, caller, ("retry", str(retried)), command_id), turn_id)
+        return StartedTurn(
+            await self._act(thread_id, plan, caller, ("retry", str(retried)), command_id, opened=True), turn_id
+        )
 
     async def cancel_turn(self, thread_id: ThreadId, turn_id: TurnId, caller: Caller) -> CommandResult:
         """Cancel a turn. Raises `UnknownThread`, `TurnHasEnded`."""
@@ -398,10 +400,10 @@ class Service:
         """Execute a command, and notify streams and the worker. `opened`: the thread must exist."""
 
         def checked(state: State) -> Iterable[commands.Command]:
+            if opened and isinstance(state, Unopened):  # the same answer as for another tenant's thread
+                raise UnknownThread(thread_id)
             if caller.existing and isinstance(state, Unopened):
                 raise VersionConflict(START, START)
-            if opened and isinstance(state, Unopened):
-                raise UnknownThread(thread_id)
             return plan(state)
 
         await self.runtime.turns.settled(thread_id)
