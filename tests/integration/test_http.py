@@ -241,7 +241,7 @@ async def test_health_and_schema(api: Api) -> None:
     assert {p["name"] for p in turns["parameters"]} == {
         "thread_id", "wait", "If-Match", "Idempotency-Key", "User-Agent", "X-Actor", "X-Correlation-ID"
     }  # fmt: skip
-    assert turns["description"] == "Send a message in an open thread."
+    assert turns["description"] == "Send a message in an open thread.\n\nScope: threads:write."
     events = schema["paths"]["/v1/threads/{thread_id}/events"]["get"]
     assert {p["name"] for p in events["parameters"]} == {
         "thread_id", "at_version", "at_time", "order", "cursor", "limit", "User-Agent", "X-Actor", "X-Correlation-ID"

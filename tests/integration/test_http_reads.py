@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid4, uuid5
 
@@ -11,7 +12,7 @@ import pytest
 from api.http.cursors import encode_cursor
 from api.services.history import HistoryCursor, pages_of
 from api.services.threads import turn_of_command
-from domain.errors import StoreUnavailable
+from domain.errors import BehindLog, StoreUnavailable
 from domain.ids import DEFAULT_TENANT, CommandId, ThreadId
 from domain.ports.access_log import Access, AccessFilter
 from infrastructure.signing import new_key
@@ -97,8 +98,12 @@ async def thread(api: Api) -> str:
         while not any(row.waiting for row in await store.threads(DEFAULT_TENANT, None, 1)):
             await asyncio.sleep(0.02)
     await api.service.runtime.sealer.make()
-    for projection in ("threads", "messages"):
-        await api.service.reading.fresh(projection)
+    async with asyncio.timeout(60):
+        for projection in ("threads", "messages"):
+            while True:
+                with suppress(BehindLog):  # on a busy machine
+                    await api.service.reading.fresh(projection)
+                    break
     return thread
 
 

@@ -116,7 +116,7 @@ async def test_sums_have_groups_widths_ranges_and_percentiles(api: Api) -> None:
     for path, field, params in (
         ("/v1/usage", "group_by", {"group_by": "tool"}),
         ("/v1/usage", "from", {"from": "2026-01-01T00:00:00"}),
-        ("/v1/budgets", "group_by", {"group_by": "graph"}),
+        ("/v1/budgets", "group_by", {"group_by": "tool"}),
         ("/v1/analytics/tools", "node", {"node": "x"}),
     ):
         refused = await api.get(path, params=params)

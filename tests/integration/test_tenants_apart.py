@@ -81,10 +81,15 @@ async def test_a_foreign_thread_is_answered_like_a_missing_one(api: Api) -> None
             for thread in (thread_id, missing):
                 path = template.replace("{thread_id}", thread).replace("{turn_id}", turn_id)
                 path = re.sub(r"\{\w+\}", "2", path)
-                bodies = {"turns": {"user_input": "Hi"}, "budget": {"limits": []}, "values": {"values": {}}, "fork": {}}
+                bodies: dict[str, dict[str, object]] = {
+                    "turns": {"user_input": "Hi"},
+                    "budget": {"limits": []},
+                    "values": {"values": {}},
+                    "fork": {},
+                }
                 body = bodies.get(path.rsplit("/", 1)[1], {"decision": "deny", "hash": "x"})
-                given = {"json": body} if method in {"post", "put", "patch"} else {}
-                answers.append(await api.request(method.upper(), path, headers=other, **given))
+                sent = body if method in {"post", "put", "patch"} else None
+                answers.append(await api.request(method.upper(), path, headers=other, json=sent))
             foreign, unknown = answers
             assert foreign.status_code == unknown.status_code, f"{method} {template}: {foreign.text} {unknown.text}"
             assert without(foreign, thread_id) == without(unknown, missing), f"{method} {template}"

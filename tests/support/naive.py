@@ -291,7 +291,7 @@ class Naive:
             self.values, self.window, self.summary = self.before
         node = turn["node"] if outcome in {"failed", "cancelled"} else None
         named = {"turn_id": data["turn_id"], "outcome": outcome}
-        self.last_turn = {**named, "reason": reason, "detail": detail, "node": node}
+        self.last_turn = {**named, "reason": reason, "detail": detail, "node": node, "output": None}
         self.turn = None
 
     def on_TurnCompleted(self, version: int, data: Json) -> None:  # noqa: N802
