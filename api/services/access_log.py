@@ -5,7 +5,7 @@ An access is recorded before anything is shown or done.
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated
 
 from msgspec import Meta
 
@@ -17,28 +17,10 @@ from api.schemas.page import Page
 from api.schemas.view import view_of
 from domain.errors import InvalidInput
 from domain.ids import Tenant, ThreadId
-from domain.ports.access_log import Access, AccessCursor, AccessFilter, What
+from domain.ports.access_log import Access, AccessCursor, AccessFilter, Operation, What
 
 MAX_REQUEST_CHARACTERS = 1_000
 """Characters of a request with its details that are recorded."""
-
-Operation: TypeAlias = Literal[
-    "import",
-    "migrate",
-    "seal",
-    "verify",
-    "rebuild",
-    "rollback",
-    "drop",
-    "retry",
-    "skip",
-    "create_key",
-    "rotate_key",
-    "revoke_key",
-    "create_tenant",
-    "suspend_tenant",
-    "resume_tenant",
-]
 
 AccessNumber = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from domain.ids import Tenant, ThreadId
 
-What: TypeAlias = Literal[
+Read: TypeAlias = Literal[
     "list",
     "summary",
     "state",
@@ -22,6 +22,10 @@ What: TypeAlias = Literal[
     "feed",
     "replay",
     "export",
+]
+"""What a caller read. An export reads the whole log and names no threads."""
+
+Operation: TypeAlias = Literal[
     "import",
     "migrate",
     "seal",
@@ -38,7 +42,9 @@ What: TypeAlias = Literal[
     "suspend_tenant",
     "resume_tenant",
 ]
-"""What a caller read, or what an operator did, from `import` on. An export reads the whole log and names no threads."""
+"""What an operator did."""
+
+What: TypeAlias = Literal[Read, Operation]
 
 
 class Access(Struct, frozen=True):
