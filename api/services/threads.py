@@ -327,7 +327,8 @@ class Service:
                 ending.miss()
             try:
                 async with asyncio.timeout(wait_s):
-                    if await self._is_waiting(loaded):
+                    await ending.catch_up()  # of a repeated command, the turn may have ended, and a later one may wait
+                    if not ending.ended and await self._is_waiting(loaded):
                         return None
                     at_end = await self._early(loaded.thread_id, turn_id, ending)
                     while not await ending.news():

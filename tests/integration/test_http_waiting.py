@@ -98,6 +98,18 @@ async def test_repeating_a_request_of_a_turn_that_waits(apis: tuple[Api, Api]) -
     assert again.json() == first.json()
 
 
+async def test_a_repeated_request_gets_its_own_turn_while_a_later_one_waits(apis: tuple[Api, Api]) -> None:
+    thread, key = await apis[0].opened(graph="cashier"), {"Idempotency-Key": "once"}
+    path, body = f"/v1/threads/{thread}/turns", {"user_input": "hello"}
+    async with asyncio.timeout(LIMIT):
+        first = await apis[0].post(path, params={"wait": True}, json=body, headers=key)
+        assert first.json()["status"] == "completed"
+        assert (await say(apis[0], thread, REFUND))["status"] == "waiting"
+        for api in apis:
+            again = await api.post(path, params={"wait": True}, json=body, headers=key)
+            assert (again.status_code, again.json()["answer"]) == (200, first.json()["answer"]), again.text
+
+
 async def test_a_turn_that_is_decided_about_goes_on_and_can_be_cancelled(apis: tuple[Api, Api]) -> None:
     api, other = apis
     thread = await api.opened(graph="cashier")

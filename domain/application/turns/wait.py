@@ -94,14 +94,16 @@ class TurnWaiter:
         while not self.ended:
             await self._woken.wait()
             self._woken.clear()
-            if self._has_gap:
-                self._has_gap, self.missed = False, True
-                await self._catch_up()
+            await self.catch_up()
             if self._approval_requested and not self.ended:
                 return False
         return True
 
-    async def _catch_up(self) -> None:
+    async def catch_up(self) -> None:
+        """Read the log if events are missing."""
+        if not self._has_gap:
+            return
+        self._has_gap, self.missed = False, True
         async for recorded in self._repository.follow(self._thread_id, self._version):
             if recorded.version > self._version:  # others were broadcast while the page was read
                 self._take(recorded)
