@@ -17,7 +17,8 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, Sett
 from domain.errors import ThreadfoldError
 from domain.thread.events import Durability
 from infrastructure.models.openai.refusals import FIELDS
-from infrastructure.oidc import ALGORITHMS, OidcConfig, check_url
+from infrastructure.oidc import ALGORITHMS
+from infrastructure.oidc_keys import OidcConfig, check_url
 from infrastructure.signing import signer_of
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]

@@ -18,7 +18,7 @@ from api.http.caller import Caller
 from domain.identity.principal import Principal
 from domain.identity.scopes import SCOPES
 from domain.ids import Tenant
-from infrastructure import oidc
+from infrastructure import oidc_keys
 from infrastructure.settings import BadSetting, Settings, load_settings
 from tests.e2e.server_process import ServerProcess, free_port
 from tests.support.http import Api, running_api
@@ -206,7 +206,7 @@ async def test_clocks_may_differ_by_a_minute(issuer: Issuer) -> None:
 async def test_a_rotated_key_is_fetched_and_a_dropped_one_refused(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(oidc, "REFETCH_S", 0.0)
+    monkeypatch.setattr(oidc_keys, "REFETCH_S", 0.0)
     async with serving(issuer) as api:
         old = await issuer.token()
         assert (await me(api, old)).status_code == 200
@@ -229,7 +229,7 @@ async def test_floods_of_unknown_keys_cause_one_fetch(issuer: Issuer) -> None:
 async def test_the_server_starts_while_its_issuer_is_down(
     issuer: Issuer, process: ServerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(oidc, "RETRY_S", 0.0)
+    monkeypatch.setattr(oidc_keys, "RETRY_S", 0.0)
     token = await issuer.token()
     await process.kill()
     async with serving(issuer) as api:
@@ -240,15 +240,15 @@ async def test_the_server_starts_while_its_issuer_is_down(
 
 
 async def test_known_keys_serve_while_the_issuer_is_down(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oidc, "REFETCH_S", 0.0)
-    monkeypatch.setattr(oidc, "FRESH_S", 0.0)
+    monkeypatch.setattr(oidc_keys, "REFETCH_S", 0.0)
+    monkeypatch.setattr(oidc_keys, "FRESH_S", 0.0)
     async with serving(issuer) as api:
         first, second, third = [await issuer.token(sub=name) for name in ("ada", "bob", "eve")]
         assert (await me(api, first)).status_code == 200
         await issuer.ask("/behave", how="failing")
         assert (await me(api, second)).status_code == 200
         assert "500" in await refused(api, await issuer.token({"kid": "new"}), 503)
-        monkeypatch.setattr(oidc, "TRUSTED_S", 0.0)
+        monkeypatch.setattr(oidc_keys, "TRUSTED_S", 0.0)
         await refused(api, third, 503)
 
 
@@ -272,7 +272,7 @@ async def test_keys_that_cannot_be_used_do_not_hide_the_others(issuer: Issuer) -
 
 
 async def test_a_slow_issuer_delays_no_other_request(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oidc, "FETCH_LIMIT_S", 2.0)
+    monkeypatch.setattr(oidc_keys, "FETCH_LIMIT_S", 2.0)
     await issuer.ask("/behave", how="slow")
     async with serving(issuer) as api:
         waiting = asyncio.create_task(me(api, await issuer.token()))
